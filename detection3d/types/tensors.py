@@ -1,0 +1,146 @@
+"""What the model and the training loop exchange, in torch. Letters of the shapes: see `detection3d`."""
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedPoints:
+    """Points of a batch as the store keeps them (11 bytes a point), concatenated over the samples.
+
+    Attributes:
+        xyz: int16 [N, 3] in steps of 2^-7 m, vehicle frame.
+        features: float16 [N, 2], raw intensity and elongation.
+        flags: uint8 [N]; the bits are fixed in `data.store`.
+        counts: int64 [B], points of each sample; their sum is N.
+    """
+
+    xyz: Tensor
+    features: Tensor
+    flags: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of a batch as the model takes them.
+
+    Attributes:
+        values: float32 [N, 5 or 6], (x, y, z, intensity, elongation[, seconds before the newest sweep]), raw.
+        batch_index: int64 [N], ascending.
+    """
+
+    values: Tensor
+    batch_index: Tensor
+
+
+@dataclass(frozen=True)
+class BoxLabels:
+    """Ground truth of a batch, padded to the largest number of boxes M.
+
+    Attributes:
+        boxes: float32 [B, M, 7], vehicle frame.
+        types: int64 [B, M], `ObjectType`; 0 marks padding.
+        num_points: int64 [B, M], as labelled.
+        velocity: float32 [B, M, 2], m/s, vehicle-frame axes.
+    """
+
+    boxes: Tensor
+    types: Tensor
+    num_points: Tensor
+    velocity: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader hands over.
+
+    Attributes:
+        points: the points, packed.
+        labels: ground truth; no boxes at all where the data set has no labels.
+        sample_index: int64 [B], global index of each sample in the epoch's order, the same on any number of ranks.
+        keys: `(context_name, timestamp_micros)` of each frame.
+    """
+
+    points: PackedPoints
+    labels: BoxLabels
+    sample_index: Tensor
+    keys: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of samples, B."""
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What the three heads say, each [B, *, H, W].
+
+    Attributes:
+        heatmap: class logits, [B, classes, H, W].
+        box: [B, 6, H, W]: centre offset (x, y) from the cell's centre in cells, z in metres, log of length, width and height (metres).
+        orientation: [B, 2, H, W]: sine and cosine of the heading, not normalised.
+    """
+
+    heatmap: Tensor
+    box: Tensor
+    orientation: Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the heads should have said.
+
+    Attributes:
+        heatmap: float32 [B, classes, H, W], Gaussians with peak 1.
+        cell: int64 [B, M], flat index y * W + x of each object's cell; 0 where not valid.
+        valid: bool [B, M], objects of a known class, inside the range and with points.
+        box: float32 [B, M, 6], in the layout of `HeadOutputs.box`.
+        orientation: float32 [B, M, 2], sine and cosine.
+        global_count: float32 scalar, valid objects over all ranks, at least 1.
+    """
+
+    heatmap: Tensor
+    cell: Tensor
+    valid: Tensor
+    box: Tensor
+    orientation: Tensor
+    global_count: Tensor
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """One scalar for each task; each depends on its own head alone.
+
+    Attributes:
+        classification: penalty-reduced focal loss.
+        box: L1 of offset, z and log-size.
+        orientation: L1 of sine and cosine.
+    """
+
+    classification: Tensor
+    box: Tensor
+    orientation: Tensor
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the losses by task name, in the order of the fork's tasks."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets)
+
+
+def to_device(value: TensorData, device: torch.device) -> TensorData:
+    """Copy every tensor of a (nested) dataclass to `device`, without waiting where the memory is pinned."""
+    changes = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            changes[field.name] = item.to(device, non_blocking=True)
+        elif isinstance(item, PackedPoints | BoxLabels | Points):
+            changes[field.name] = to_device(item, device)
+    return replace(value, **changes)
