@@ -1,0 +1,54 @@
+"""How every tool ends: a clear message and an exit status, never a traceback for what the user can put right."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from detection3d.errors import UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
+    """Call `main(arguments)` and turn what the user can put right into one line on stderr.
+
+    Args:
+        main: a tool's main function; it returns the exit status.
+        arguments: the command line without the program's name; None takes `sys.argv`.
+
+    Returns:
+        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C. Set DETECTION3D_TRACEBACK=1 to see
+        where an error came from.
+    """
+    try:
+        return main(arguments)
+    except KeyboardInterrupt:
+        _complain("interrupted; what was finished before is intact")
+        return INTERRUPTED
+    except UserError as error:
+        _complain(str(error))
+    except OSError as error:
+        if error.errno not in _USUAL_ERRORS:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"{where}{error.strerror}; {_USUAL_ERRORS[error.errno]}")
+    return 1
+
+
+_USUAL_ERRORS = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check the permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is expected",
+    errno.EISDIR: "a folder stands where a file is expected",
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+}
+
+
+def _complain(message: str) -> None:
+    if os.environ.get("DETECTION3D_TRACEBACK"):
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
