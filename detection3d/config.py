@@ -1,0 +1,210 @@
+"""The whole run in one frozen tree: what a config file may say, checked in one place.
+
+A config file in `configs/` is complete and readable on its own. `load_config(path, ["training.steps=100", ...])` reads
+it, applies overrides and checks everything; an unknown key is an error that names the nearest known one.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from detection3d.types.scene import ObjectType
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of every part of the tree: immutable, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _object_type(value: Any) -> Any:
+    return ObjectType[value] if isinstance(value, str) and value in ObjectType.__members__ else value
+
+
+WaymoType = Annotated[ObjectType, BeforeValidator(_object_type)]
+
+
+class ClassConfig(Section):
+    """One class of the detector, and the object types that it stands for."""
+
+    name: str
+    types: Annotated[tuple[WaymoType, ...], Field(min_length=1)]  # labelled as any of these; detections carry the first
+    nms_iou: Probability  # a detection with more BEV overlap with a better one of its class is dropped
+
+
+class DataConfig(Section):
+    """Where the prepared stores lie, and which points of them are used."""
+
+    train: Path | None = None  # a store made by tools/prepare_waymo.py
+    validation: Path | None = None
+    returns: tuple[Literal[1, 2], ...] = (1, 2)
+    drop_no_label_zone_points: bool = False
+    workers: Annotated[int, Field(ge=0)] = 4  # loader processes; 0 reads in the training process
+
+
+class AugmentationConfig(Section):
+    """Random changes of a whole sample, applied on the device. All zero switches them off."""
+
+    flip_x: Probability = 0.0  # probability of y -> -y
+    flip_y: Probability = 0.0  # probability of x -> -x
+    rotation: NonNegative = 0.0  # radians about +z, uniform in +-rotation
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # uniform in 1 +- scale
+    translation: NonNegative = 0.0  # metres, standard deviation along each axis
+    point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
+
+
+class BackboneConfig(Section):
+    """Sparse residual backbone of stride 8 (SECOND's layout with residual blocks)."""
+
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)]  # stages at stride 1, 2, 4, 8
+    blocks: PositiveInt = 2  # residual blocks of each stage
+    out_channels: PositiveInt  # after the last reduction of z
+    backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
+    precision: Literal["float32", "tf32", "float16"] = "float32"  # of the sparse convolutions on CUDA
+
+
+class NeckConfig(Section):
+    """Two-dimensional network on the bird's-eye view: stages, each brought back to the first one's resolution."""
+
+    layers: tuple[PositiveInt, ...]  # 3x3 convolutions of each stage after its first
+    strides: tuple[PositiveInt, ...]
+    channels: tuple[PositiveInt, ...]
+    upsampled_channels: tuple[PositiveInt, ...]
+
+    @model_validator(mode="after")
+    def _same_number_of_stages(self) -> "NeckConfig":
+        lengths = {len(self.layers), len(self.strides), len(self.channels), len(self.upsampled_channels)}
+        if len(lengths) != 1:
+            raise ValueError("layers, strides, channels and upsampled_channels need one entry for each stage")
+        if self.strides[0] != 1:
+            raise ValueError("the first stage keeps the resolution of the backbone: strides[0] must be 1")
+        return self
+
+
+class ModelConfig(Section):
+    """The detector's network."""
+
+    point_range: tuple[float, float, float, float, float, float]  # x, y, z from; x, y, z to, metres, vehicle frame
+    voxel_size: tuple[Positive, Positive, Positive]  # x, y, z, metres
+    backbone: BackboneConfig
+    neck: NeckConfig
+    shared_channels: PositiveInt  # of the feature that the heads share, where the fork stands
+    head_channels: PositiveInt
+    fork_after_relu: bool = False  # the fork stands before the shared feature's ReLU unless told
+
+    @model_validator(mode="after")
+    def _range_is_whole_cells(self) -> "ModelConfig":
+        for axis, low, high, size in zip(
+            "xyz", self.point_range[:3], self.point_range[3:], self.voxel_size, strict=True
+        ):
+            cells = (high - low) / size
+            whole = 8 if axis in "xy" else 1
+            if low >= high:
+                raise ValueError(f"point_range is empty along {axis}: {low} to {high} m")
+            if abs(cells - round(cells)) > 1e-6 * cells or round(cells) % whole:
+                raise ValueError(
+                    f"point_range holds {cells:g} voxels along {axis}; it must be a multiple of {whole}"
+                    f" ({whole * size:g} m)"
+                )
+        return self
+
+    @property
+    def grid_size(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        low, high = self.point_range[:3], self.point_range[3:]
+        x, y, z = (round((b - a) / s) for a, b, s in zip(low, high, self.voxel_size, strict=True))
+        return z, y, x
+
+
+class SumConfig(Section):
+    """The baseline: gradients are added, as backpropagation does."""
+
+    kind: Literal["sum"] = "sum"
+
+
+class GradDropConfig(Section):
+    """Gradient sign dropout; see `multitask.GradDrop`."""
+
+    kind: Literal["graddrop"] = "graddrop"
+    leak: Probability | dict[Literal["classification", "box", "orientation"], Probability] = 0.0
+    marginalize: Literal["none", "batch", "batch+space"] = "batch"
+    preserve_norm: bool = True
+
+
+def _method(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class MultitaskConfig(Section):
+    """How the gradients of the three tasks are combined at the fork."""
+
+    method: Annotated[SumConfig | GradDropConfig, Field(discriminator="kind"), BeforeValidator(_method)] = (
+        GradDropConfig()
+    )
+
+
+class LossConfig(Section):
+    """Weights of the losses, and the shape of the heatmap's targets."""
+
+    classification_weight: NonNegative = 1.0
+    box_weight: NonNegative = 2.0
+    orientation_weight: NonNegative = 2.0
+    min_overlap: Annotated[float, Field(gt=0, lt=1)] = 0.1  # IoU that the Gaussian's radius stands for (CenterPoint)
+    min_radius: Annotated[int, Field(ge=0)] = 2  # cells
+    min_points: Annotated[int, Field(ge=0)] = 1  # objects with fewer lidar points are no targets
+
+
+class TrainingConfig(Section):
+    """Optimisation and bookkeeping."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt  # samples of one step over all ranks
+    learning_rate: Positive  # the one-cycle schedule's peak
+    weight_decay: NonNegative = 0.01
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the steps up to the peak
+    initial_divisor: Annotated[float, Field(gt=1)] = 10.0  # the first step's rate is the peak over this
+    clip_norm: Positive = 35.0  # of the gradient of all parameters
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
+    log_every: PositiveInt = 10  # steps
+    checkpoint_every: PositiveInt = 500  # steps
+    keep_checkpoints: PositiveInt = 2
+
+
+class DecodeConfig(Section):
+    """From the heads' maps to boxes."""
+
+    score_threshold: Probability = 0.1
+    max_peaks: PositiveInt = 500  # candidates of a frame, over all classes
+    max_detections: PositiveInt = 300  # kept of a frame
+
+
+class Config(Section):
+    """A run."""
+
+    seed: int = 0
+    classes: Annotated[tuple[ClassConfig, ...], Field(min_length=1)]
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig
+    multitask: MultitaskConfig = MultitaskConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig
+    decode: DecodeConfig = DecodeConfig()
+
+    @model_validator(mode="after")
+    def _classes_are_apart(self) -> "Config":
+        types = [object_type for item in self.classes for object_type in item.types]
+        if len(types) != len(set(types)):
+            raise ValueError("classes: an object type belongs to one class only")
+        if ObjectType.UNKNOWN in types:
+            raise ValueError("classes: UNKNOWN marks padding and can't be a class")
+        return self
+
+

@@ -1,0 +1,148 @@
+"""Config files: YAML plus `key=value` overrides to a checked `Config`, and back."""
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from detection3d.config import Config
+from detection3d.errors import UserError
+
+SHIPPED = Path(__file__).parent / "configs"  # in an installed wheel
+CHECKOUT = Path(__file__).parent.parent / "configs"
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, apply overrides and check everything.
+
+    Args:
+        path: a YAML file, or the name of a shipped config such as "tiny".
+        overrides: settings such as "training.steps=100"; the value is YAML.
+
+    Raises:
+        UserError: the file is missing or isn't YAML, a key is unknown (the nearest known one is named), or a value has
+            the wrong type or is out of its range.
+    """
+    source = find_config(path)
+    try:
+        tree = yaml.safe_load(source.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a YAML file: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: a config file holds sections such as 'model:' and 'training:'; found {tree!r}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, str(source))
+
+
+def parse_config(tree: Mapping[str, Any], source: str) -> Config:
+    """Check a tree of plain values; `source` names it in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{source}: {error.error_count()} setting(s) can't be used:"]
+        lines += [f"  {_explain(dict(item))}" for item in error.errors()]
+        raise UserError("\n".join(lines)) from error
+
+
+def dump_config(config: Config) -> str:
+    """Return the complete config, defaults included, as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)
+
+
+def find_config(path: Path | str) -> Path:
+    """Return the file that `path` means: itself, or a shipped config of that name.
+
+    Raises:
+        UserError: there is no such file; the shipped names are listed.
+    """
+    candidates = [Path(path)]
+    candidates += [folder / f"{path}{suffix}" for folder in (SHIPPED, CHECKOUT) for suffix in ("", ".yaml")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    names = sorted({file.stem for folder in (SHIPPED, CHECKOUT) for file in folder.glob("*.yaml")})
+    raise UserError(f"{path}: no such config file; shipped configs: {', '.join(names)}")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r}: write key=value, such as training.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not YAML: {error}") from error
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = _child(node, name, key)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, name: str, key: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, name, key)]
+    child = node.setdefault(name, {})
+    if child is None or isinstance(child, str | int | float):  # "method: graddrop" becomes a section when a part is set
+        child = node[name] = {"kind": child} if isinstance(child, str) else {}
+    return child
+
+
+def _index(node: list[Any], name: str, key: str) -> int:
+    if not name.isdigit() or int(name) >= len(node):
+        raise UserError(f"override {key!r}: {name!r} is not an index of a list of {len(node)}")
+    return int(name)
+
+
+def _explain(item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location)
+    match item["type"]:
+        case "extra_forbidden":
+            known = _known_keys(Config, location[:-1])
+            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            advice = f"did you mean {'.'.join([*location[:-1], near[0]])!r}?" if near else f"known: {', '.join(known)}"
+            return f"{name}: unknown key; {advice}"
+        case "missing":
+            return f"{name}: missing; it has no default"
+        case _:
+            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            return f"{name or 'config'}: {item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Return the keys of the section at `location`; steps that name a list index or a union member are passed over."""
+    current: list[type[BaseModel]] = [model]
+    for name in location:
+        below = [
+            inner
+            for section in current
+            if name in section.model_fields
+            for inner in _sections(section.model_fields[name].annotation)
+        ]
+        current = below or [section for section in current if _kind(section) == name] or current
+    return sorted({key for section in current for key in section.model_fields})
+
+
+def _kind(section: type[BaseModel]) -> Any:
+    return section.model_fields["kind"].default if "kind" in section.model_fields else None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(annotation, "__metadata__"):
+        return [section for part in get_args(annotation) for section in _sections(part)]
+    return []
