@@ -1,0 +1,1 @@
+"""Boxes, overlaps and poses: `host` in numpy and numba, `device` in torch; each tests the other."""
