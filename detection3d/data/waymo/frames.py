@@ -1,0 +1,226 @@
+"""Waymo v1: the frames of a segment file.
+
+Follows dataset.proto and `utils/frame_utils.py` of waymo-research/waymo-open-dataset.
+
+Whether a data set has labels isn't written down in v1: a frame of the test split and a frame without objects look the
+same. It is decided by the segment: where no frame of the file has a label, `Frame.labels` is None in all of them;
+where any has one, a frame without labels has empty boxes.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from detection3d.data.waymo.labels import decode_labels
+from detection3d.data.waymo.malformed import MalformedFrameError
+from detection3d.data.waymo.matrices import decode_matrix
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration, range_image_points
+from detection3d.data.waymo.records import index_records, read_record
+from detection3d.errors import DataError
+from detection3d.protos import waymo_pb2
+from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Frame, Lidar, UInt8Array
+
+RETURNS = (1, 2)
+
+
+def read_segment(path: Path | str, returns: Sequence[int] = RETURNS, labelled: bool | None = None) -> Iterator[Frame]:
+    """Yield the frames of a segment in the order of the file.
+
+    The first frame that can't be used ends it; to go on with the others, use `index_records`, `read_record` and
+    `decode_frame`.
+
+    Args:
+        path: a TFRecord file of `Frame` messages.
+        returns: which of the returns 1 and 2 to read.
+        labelled: whether the segment has labels; None looks into it, see above.
+
+    Raises:
+        DataError: with the record and what is wrong with it.
+    """
+    index = index_records(path)
+    if labelled is None:
+        labelled = segment_has_labels(path)
+    for record in range(len(index)):
+        payload = read_record(index, record)
+        yield decode_frame(payload, path, record, returns, labelled)
+
+
+def segment_has_labels(path: Path | str) -> bool:
+    """Tell whether any frame of the file has a label. In a labelled segment the first one mostly settles it.
+
+    Records that can't be parsed are passed over: whoever decodes them reports them.
+
+    Raises:
+        DataError: the file isn't a TFRecord, or is cut short.
+    """
+    index = index_records(path)
+    for record in range(len(index)):
+        try:
+            frame = waymo_pb2.Frame.FromString(read_record(index, record, verify=False))
+        except DecodeError:
+            continue
+        if frame.laser_labels:
+            return True
+    return False
+
+
+def decode_frame(
+    payload: bytes,
+    path: Path | str = "<memory>",
+    record: int | None = None,
+    returns: Sequence[int] = RETURNS,
+    labelled: bool = True,
+) -> Frame:
+    """Decode one record.
+
+    Args:
+        payload: a serialised `Frame` message.
+        path: the file it comes from, for the message.
+        record: its number there, likewise.
+        returns: which of the returns 1 and 2 to read; the points come in ascending order whatever the order here.
+        labelled: False sets `Frame.labels` to None where there are none.
+
+    Raises:
+        DataError: the record isn't a Waymo frame, or part of it can't be used.
+        ValueError: a return other than 1 and 2.
+    """
+    if not set(returns) <= set(RETURNS):
+        raise ValueError(f"returns {tuple(returns)}: a lidar of Waymo's has returns 1 and 2")
+    try:
+        return _decode(_parse(payload), tuple(sorted(set(returns))), labelled)
+    except MalformedFrameError as error:
+        raise DataError(path, f"{error}; get the file again, or leave the file out", record) from error
+
+
+def _parse(payload: bytes) -> waymo_pb2.Frame:
+    try:
+        frame = waymo_pb2.Frame.FromString(payload)
+        recognised = frame.context.name and frame.HasField("timestamp_micros")
+    except (DecodeError, UnicodeDecodeError):
+        recognised = False
+        frame = waymo_pb2.Frame()
+    if not recognised:
+        # Other messages often parse as a Frame, but never with these two.
+        raise MalformedFrameError(
+            f"its {len(payload)} bytes aren't a Waymo perception frame (no context name and timestamp in them); "
+            "Waymo's motion data set and other TFRecords hold different messages"
+        )
+    return frame
+
+
+def _decode(frame: waymo_pb2.Frame, returns: tuple[int, ...], labelled: bool) -> Frame:
+    pose = _decode_pose(frame.pose, "the frame's pose")
+    points, lidar, return_number, in_zone = _decode_points(frame, pose, returns)
+    has_labels = labelled or len(frame.laser_labels) > 0
+    stats = frame.context.stats
+    return Frame(
+        context_name=frame.context.name,
+        timestamp_micros=frame.timestamp_micros,
+        pose=pose,
+        points=points,
+        lidar=lidar,
+        return_number=return_number,
+        in_no_label_zone=in_zone,
+        labels=decode_labels(frame.laser_labels, pose) if has_labels else None,
+        no_label_zones=tuple(_decode_polygon(polygon, i) for i, polygon in enumerate(frame.no_label_zones)),
+        time_of_day=stats.time_of_day,
+        location=stats.location,
+        weather=stats.weather,
+    )
+
+
+def _decode_points(
+    frame: waymo_pb2.Frame, pose: Float64Array, returns: tuple[int, ...]
+) -> tuple[Float32Array, UInt8Array, UInt8Array, BoolArray]:
+    """Return points [N, 5], lidar [N], return number [N], in a no-label zone [N], by return, lidar and pixel."""
+    lasers = _by_name(frame.lasers)
+    calibrations = {int(calibration.name): calibration for calibration in frame.context.laser_calibrations}
+    vehicle_from_global = np.asarray(np.linalg.inv(pose), np.float64)
+    # Both returns of TOP share the poses that come with the first.
+    pixel_poses = {name: _pixel_pose(laser) for name, laser in lasers.items() if name == Lidar.TOP}
+    parts: list[tuple[Float32Array, BoolArray]] = []
+    origins: list[tuple[int, int, int]] = []
+    for number in returns:
+        for name, laser in lasers.items():
+            compressed = _range_images(laser)[number - 1].range_image_compressed
+            if not compressed:
+                continue
+            where = f"{Lidar(name).name} return {number}"
+            image = decode_matrix(compressed, RANGE_CHANNELS, f"{where}: the range image")
+            try:
+                part = range_image_points(
+                    image, _calibration(calibrations.get(name)), pixel_poses.get(name), vehicle_from_global
+                )
+            except MalformedFrameError as error:
+                raise MalformedFrameError(f"{where}: {error}") from None
+            parts.append(part)
+            origins.append((name, number, len(part[0])))
+    if not parts:
+        return np.zeros((0, 5), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.bool_)
+    names, numbers, counts = (np.array(column) for column in zip(*origins, strict=True))
+    return (
+        np.concatenate([points for points, _ in parts]),
+        np.repeat(names.astype(np.uint8), counts),
+        np.repeat(numbers.astype(np.uint8), counts),
+        np.concatenate([in_zone for _, in_zone in parts]),
+    )
+
+
+def _by_name(lasers: Sequence[waymo_pb2.Laser]) -> dict[int, waymo_pb2.Laser]:
+    """Return the lidars that have a range image, in ascending order of their numbers; a file may hold any order."""
+    with_image = [laser for laser in lasers if any(i.range_image_compressed for i in _range_images(laser))]
+    by_name = {int(laser.name): laser for laser in sorted(with_image, key=lambda laser: laser.name)}
+    if len(by_name) < len(with_image):
+        names = [Lidar(laser.name).name for laser in with_image]
+        raise MalformedFrameError(f"a lidar occurs twice: {', '.join(names)}")
+    return by_name
+
+
+def _range_images(laser: waymo_pb2.Laser) -> tuple[waymo_pb2.RangeImage, waymo_pb2.RangeImage]:
+    for image in (laser.ri_return1, laser.ri_return2):
+        if image.HasField("range_image") and not image.range_image_compressed:
+            raise MalformedFrameError(
+                f"{Lidar(laser.name).name} has an uncompressed range image, which Waymo's released files don't use"
+            )
+    return laser.ri_return1, laser.ri_return2
+
+
+def _pixel_pose(laser: waymo_pb2.Laser) -> Float32Array:
+    compressed = laser.ri_return1.range_image_pose_compressed
+    if not compressed:
+        # Going on without would move the points of a driving vehicle by up to a metre.
+        raise MalformedFrameError("TOP has a range image, but no range_image_pose_compressed in its first return")
+    return decode_matrix(compressed, POSE_CHANNELS, "TOP: the pixel poses")
+
+
+def _calibration(message: waymo_pb2.LaserCalibration | None) -> Calibration:
+    if message is None:
+        raise MalformedFrameError("there is a range image, but no calibration in context.laser_calibrations")
+    return Calibration(
+        extrinsic=_decode_pose(message.extrinsic, "the calibration's extrinsic"),
+        inclinations=np.array(message.beam_inclinations, np.float64),
+        inclination_min=message.beam_inclination_min,
+        inclination_max=message.beam_inclination_max,
+    )
+
+
+def _decode_pose(transform: waymo_pb2.Transform, name: str) -> Float64Array:
+    """Return [4, 4] after checking that it is a rotation and a translation."""
+    values = np.array(transform.transform, np.float64)
+    if values.size != 16:
+        raise MalformedFrameError(f"{name} has {values.size} numbers instead of 16")
+    pose = values.reshape(4, 4)
+    rotation = pose[:3, :3]
+    # Generous, for files whose numbers went through float32; a transposed or scaled matrix is far off.
+    rigid = np.isfinite(pose).all() and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
+    if not rigid or np.linalg.det(rotation) < 0 or not np.array_equal(pose[3], (0, 0, 0, 1)):
+        raise MalformedFrameError(f"{name} isn't a rotation and a translation: {values.tolist()}")
+    return pose
+
+
+def _decode_polygon(polygon: waymo_pb2.Polygon2dProto, index: int) -> Float64Array:
+    if len(polygon.x) != len(polygon.y):
+        raise MalformedFrameError(f"no-label zone {index} has {len(polygon.x)} x and {len(polygon.y)} y")
+    return np.stack([np.array(polygon.x, np.float64), np.array(polygon.y, np.float64)], axis=1)

@@ -1,0 +1,57 @@
+"""Labels of a v1 frame."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detection3d.data.waymo.malformed import MalformedFrameError
+from detection3d.geometry.host.boxes import wrap_angle
+from detection3d.protos import waymo_pb2
+from detection3d.types.scene import Boxes, Float64Array
+
+
+def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxes:
+    """Turn a frame's laser labels into boxes, in their order.
+
+    Waymo gives speed and acceleration along the axes of the global frame; here they are turned into the axes of the
+    vehicle frame. They stay motion over the ground: the vehicle's own motion isn't taken off. An absent component is 0.
+
+    Args:
+        labels: `Frame.laser_labels`; M of them.
+        pose: float64 [4, 4], vehicle to global.
+
+    Raises:
+        MalformedFrameError: a label has no box, or a number that isn't finite.
+    """
+    boxes = np.zeros((len(labels), 7))
+    motion = np.zeros((len(labels), 2, 3))
+    for index, label in enumerate(labels):
+        if not label.HasField("box"):
+            raise MalformedFrameError(f"label {index} ({label.id!r}) has no box")
+        box, metadata = label.box, label.metadata
+        boxes[index] = (box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading)
+        motion[index, 0] = (metadata.speed_x, metadata.speed_y, metadata.speed_z)
+        motion[index, 1] = (metadata.accel_x, metadata.accel_y, metadata.accel_z)
+    _check_finite(boxes, motion, labels)
+    # Rounded first, since a float64 just below pi becomes float32's pi, which lies above.
+    boxes[:, 6] = wrap_angle(boxes[:, 6].astype(np.float32))
+    # Row vectors times R are R^T applied to each: global axes to vehicle axes.
+    motion = (motion @ pose[:3, :3]).astype(np.float32)
+    return Boxes(
+        boxes=boxes.astype(np.float32),
+        types=np.array([label.type for label in labels], np.uint8),
+        ids=tuple(label.id for label in labels),
+        difficulty=np.array([label.detection_difficulty_level for label in labels], np.uint8),
+        num_points=np.array([label.num_lidar_points_in_box for label in labels], np.int32),
+        velocity=motion[:, 0],
+        acceleration=motion[:, 1],
+    )
+
+
+def _check_finite(boxes: Float64Array, motion: Float64Array, labels: Sequence[waymo_pb2.Label]) -> None:
+    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(motion).all(axis=(1, 2))
+    for index in np.flatnonzero(~finite)[:1]:
+        raise MalformedFrameError(
+            f"label {index} ({labels[index].id!r}) has a number that isn't finite: box {boxes[index].tolist()}, "
+            f"speed and acceleration {motion[index].tolist()}"
+        )
