@@ -103,15 +103,15 @@ class ModelConfig(Section):
         for axis, low, high, size in zip(
             "xyz", self.point_range[:3], self.point_range[3:], self.voxel_size, strict=True
         ):
-            cells = (high - low) / size
-            whole = 8 if axis in "xy" else 1
             if low >= high:
                 raise ValueError(f"point_range is empty along {axis}: {low} to {high} m")
-            if abs(cells - round(cells)) > 1e-6 * cells or round(cells) % whole:
-                raise ValueError(
-                    f"point_range holds {cells:g} voxels along {axis}; it must be a multiple of {whole}"
-                    f" ({whole * size:g} m)"
-                )
+            cells = (high - low) / size
+            whole = abs(cells - round(cells)) < 1e-6 * cells
+            if axis in "xy" and not (whole and round(cells) % 8 == 0):
+                raise ValueError(f"point_range holds {cells:g} voxels along {axis}; it must be a multiple of 8")
+            if axis == "z" and not (whole and round(cells) % 16 == 8 and cells > 8):
+                # other depths lose their top plane in a strided convolution without padding
+                raise ValueError(f"point_range holds {cells:g} voxels along z; it must be 24, 40, 56, ... (8 + 16 n)")
         return self
 
     @property

@@ -1,0 +1,128 @@
+"""Sparse residual backbone of stride 8, from voxels to the bird's-eye view.
+
+The layout of SECOND (Yan et al., Sensors 2018) with residual blocks in place of plain convolutions: four stages at
+stride 1, 2, 4 and 8, then a reduction along z. What is left of z becomes channels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detection3d.config import BackboneConfig
+from detection3d.model.norm import BatchNorm
+from detection3d.model.sparse import SparseConv3d, SparseTensor, SubmanifoldConv3d, resolve_backend
+from detection3d.model.sparse.layers import BackendName
+from detection3d.model.sparse.spconv_backend import allow_tf32
+from detection3d.model.voxelize import FEATURES
+
+STRIDE = 8
+DOWN = (3, 3, 3)
+SUBMANIFOLD = (3, 3, 3)
+
+
+class SparseBackbone(nn.Module):
+    """From voxels of C = 5 features to a dense [B, out_channels * depth, H, W] at stride 8.
+
+    Args:
+        config: widths, depth, backend and precision.
+        grid_size: voxels along (z, y, x).
+        device: where it will run; it decides the backend where the config says "auto".
+    """
+
+    def __init__(self, config: BackboneConfig, grid_size: tuple[int, int, int], device: torch.device) -> None:
+        super().__init__()
+        backend = resolve_backend(config.backend, device)
+        self.backend: BackendName = backend
+        self.precision = config.precision
+        first, second, third, fourth = config.channels
+        self.stem = _Stem(FEATURES, first, "stage1", backend)
+        self.stages = nn.ModuleList(
+            [
+                _Stage(first, first, config.blocks, "stage1", backend, down_padding=None),
+                _Stage(first, second, config.blocks, "stage2", backend, down_padding=(1, 1, 1)),
+                _Stage(second, third, config.blocks, "stage3", backend, down_padding=(1, 1, 1)),
+                _Stage(third, fourth, config.blocks, "stage4", backend, down_padding=(0, 1, 1)),
+            ]
+        )
+        self.reduce = SparseConv3d(
+            fourth, config.out_channels, (3, 1, 1), "reduced", backend, stride=(2, 1, 1), padding=(0, 0, 0)
+        )
+        self.reduce_norm = BatchNorm(config.out_channels)
+        depth = ((grid_size[0] // 8) - 1) // 2  # 24, 40, 56 voxels leave 1, 2, 3 planes
+        self.out_channels = config.out_channels * depth
+
+    @torch.compiler.disable
+    def forward(self, voxels: SparseTensor) -> Tensor:
+        """Return the bird's-eye view, float32 [B, out_channels, H, W]."""
+        half = self.precision == "float16" and voxels.features.is_cuda
+        if self.backend == "spconv":
+            allow_tf32(self.precision == "tf32")
+        with torch.autocast(voxels.features.device.type, enabled=False):
+            tensor = voxels.with_features(voxels.features.half()) if half else voxels
+            tensor = self.stem(tensor)
+            for stage in self.stages:
+                tensor = stage(tensor)
+            tensor = self.reduce(tensor)
+            tensor = tensor.with_features(F.relu(self.reduce_norm(tensor.features)))
+            dense = tensor.dense().flatten(1, 2)
+        return dense.float() if half else dense
+
+
+class _Stem(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, stage: str, backend: BackendName) -> None:
+        super().__init__()
+        self.convolution = SubmanifoldConv3d(in_channels, out_channels, SUBMANIFOLD, stage, backend)
+        self.norm = BatchNorm(out_channels)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        tensor = self.convolution(tensor)
+        return tensor.with_features(F.relu(self.norm(tensor.features)))
+
+
+class _Stage(nn.Module):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        stage: str,
+        backend: BackendName,
+        *,
+        down_padding: tuple[int, int, int] | None,
+    ) -> None:
+        super().__init__()
+        self.down = (
+            None
+            if down_padding is None
+            else SparseConv3d(
+                in_channels, out_channels, DOWN, stage, backend, stride=(2, 2, 2), padding=down_padding
+            )
+        )
+        self.down_norm = None if down_padding is None else BatchNorm(out_channels)
+        self.blocks = nn.ModuleList([ResidualBlock(out_channels, stage, backend) for _ in range(blocks)])
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        if self.down is not None and self.down_norm is not None:
+            tensor = self.down(tensor)
+            tensor = tensor.with_features(F.relu(self.down_norm(tensor.features)))
+        for block in self.blocks:
+            tensor = block(tensor)
+        return tensor
+
+
+class ResidualBlock(nn.Module):
+    """Two submanifold convolutions around which the input is carried (He et al., CVPR 2016)."""
+
+    def __init__(self, channels: int, stage: str, backend: BackendName) -> None:
+        super().__init__()
+        self.first = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
+        self.first_norm = BatchNorm(channels)
+        self.second = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
+        self.second_norm = BatchNorm(channels)
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Keep the voxels; [V, C] to [V, C]."""
+        inner = self.first(tensor)
+        inner = inner.with_features(F.relu(self.first_norm(inner.features)))
+        inner = self.second(inner)
+        return tensor.with_features(F.relu(self.second_norm(inner.features) + tensor.features))

@@ -1,0 +1,55 @@
+"""The detector: what the paper's figure shows, in order."""
+
+import torch
+from torch import nn
+
+from detection3d.config import Config
+from detection3d.model.backbone import SparseBackbone
+from detection3d.model.heads import build_heads
+from detection3d.model.neck import BevNeck
+from detection3d.model.norm import BatchNorm
+from detection3d.model.voxelize import MeanVoxelizer
+from detection3d.multitask import TaskFork
+from detection3d.types.tensors import HeadOutputs, Points
+
+
+class Detector(nn.Module):
+    """Points to the three heads' maps, with the fork where the heads part.
+
+    Args:
+        config: the run.
+        fork: the virtual layer that hands each head its alias and combines the gradients on the way back.
+        device: where it will run; move it there yourself.
+    """
+
+    def __init__(self, config: Config, fork: TaskFork, device: torch.device) -> None:
+        super().__init__()
+        model = config.model
+        self.voxelizer = MeanVoxelizer(model)
+        self.backbone = SparseBackbone(model.backbone, model.grid_size, device)
+        self.neck = BevNeck(self.backbone.out_channels, model.neck)
+        self.shared = nn.Conv2d(self.neck.out_channels, model.shared_channels, 3, padding=1, bias=False)
+        self.shared_norm = BatchNorm(model.shared_channels)
+        self.shared_activation = nn.ReLU() if model.fork_after_relu else nn.Identity()
+        self.fork = fork
+        self.heads = build_heads(
+            model.shared_channels, model.head_channels, len(config.classes), before_relu=not model.fork_after_relu
+        )
+
+    def forward(self, points: Points, batch_size: int) -> HeadOutputs:
+        """Detect.
+
+        Args:
+            points: points of `batch_size` samples.
+            batch_size: samples, B; some may have no point.
+
+        Returns:
+            Maps of [B, *, H, W] at an eighth of the voxel grid.
+        """
+        voxels = self.voxelizer(points, batch_size)
+        bev = self.backbone(voxels)
+        features = self.neck(bev)
+        shared = self.shared_activation(self.shared_norm(self.shared(features)))
+        aliases = self.fork(shared)
+        maps = {task: head(aliases[task]) for task, head in self.heads.items()}
+        return HeadOutputs(heatmap=maps["classification"], box=maps["box"], orientation=maps["orientation"])

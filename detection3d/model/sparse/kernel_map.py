@@ -1,0 +1,124 @@
+"""Which input voxel meets which output voxel at which place of the kernel: the torch backend's plan."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from detection3d.model.sparse.tensor import flat_keys
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Pairs of rows for each of the K places of a kernel, in the order of its weights (z, y, x).
+
+    Attributes:
+        inputs: K int64 tensors, rows of the input.
+        outputs: K int64 tensors as long, rows of the output; within one place every output occurs once at most.
+        input_indices: int32 [V_in, 4].
+        output_indices: int32 [V_out, 4].
+        input_shape: grid of the input, cells along (z, y, x).
+        output_shape: grid of the output.
+        identity: place of the kernel where input row and output row are the same, if there is one.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    input_indices: Tensor
+    output_indices: Tensor
+    input_shape: Triple
+    output_shape: Triple
+    identity: int | None = None
+
+    def inverted(self) -> "KernelMap":
+        """Return the map of the inverse convolution: the same pairs, seen from the other side."""
+        return KernelMap(
+            inputs=self.outputs,
+            outputs=self.inputs,
+            input_indices=self.output_indices,
+            output_indices=self.input_indices,
+            input_shape=self.output_shape,
+            output_shape=self.input_shape,
+            identity=self.identity,
+        )
+
+
+def submanifold_map(indices: Tensor, spatial_shape: Triple, kernel_size: Triple) -> KernelMap:
+    """Plan a convolution whose output voxels are its input voxels.
+
+    Args:
+        indices: int32 [V, 4], unique.
+        spatial_shape: cells along (z, y, x).
+        kernel_size: odd sizes along (z, y, x); the output voxel is in the kernel's middle.
+    """
+    offsets = list(product(*(range(-(size // 2), size // 2 + 1) for size in kernel_size)))
+    middle = len(offsets) // 2
+    margin = max(kernel_size) // 2
+    keys = flat_keys(indices, spatial_shape, margin)
+    ordered, rows = keys.sort()
+    _, height, width = (size + 2 * margin for size in spatial_shape)
+    everything = torch.arange(len(indices), device=indices.device)
+    inputs: list[Tensor] = [everything] * len(offsets)
+    outputs: list[Tensor] = [everything] * len(offsets)
+    for place in range(middle):
+        dz, dy, dx = offsets[place]
+        wanted = ordered + (dz * height + dy) * width + dx
+        position = torch.searchsorted(ordered, wanted).clamp_(max=max(len(ordered) - 1, 0))
+        found = (ordered[position] == wanted).nonzero().squeeze(1)
+        inputs[place], outputs[place] = rows[position[found]], rows[found]
+        mirrored = len(offsets) - 1 - place  # the neighbour sees this voxel at the opposite place
+        inputs[mirrored], outputs[mirrored] = outputs[place], inputs[place]
+    return KernelMap(tuple(inputs), tuple(outputs), indices, indices, spatial_shape, spatial_shape, identity=middle)
+
+
+def strided_map(
+    indices: Tensor, spatial_shape: Triple, kernel_size: Triple, stride: Triple, padding: Triple
+) -> KernelMap:
+    """Plan a convolution whose output voxels are all those that see an input voxel.
+
+    Args:
+        indices: int32 [V, 4], unique.
+        spatial_shape: cells along (z, y, x).
+        kernel_size: sizes along (z, y, x).
+        stride: likewise.
+        padding: empty cells before and after the grid, likewise.
+    """
+    output_shape = convolved_shape(spatial_shape, kernel_size, stride, padding)
+    device = indices.device
+    limits = torch.tensor(output_shape, device=device)
+    steps = torch.tensor(stride, device=device)
+    batch, cells = indices[:, :1].to(torch.int64), indices[:, 1:].to(torch.int64)
+    inputs, reached = [], []
+    for offset in product(*(range(size) for size in kernel_size)):
+        shifted = cells + torch.tensor(padding, device=device) - torch.tensor(offset, device=device)
+        target = torch.div(shifted, steps, rounding_mode="floor")
+        inside = ((target * steps == shifted) & (target >= 0) & (target < limits)).all(dim=1)
+        row = inside.nonzero().squeeze(1)
+        inputs.append(row)
+        reached.append(torch.cat([batch[row], target[row]], dim=1))
+    sizes = [len(row) for row in inputs]
+    keys, outputs = torch.unique(flat_keys(torch.cat(reached), output_shape), return_inverse=True)
+    output_indices = unflatten_keys(keys, output_shape)
+    return KernelMap(tuple(inputs), outputs.split(sizes), indices, output_indices, spatial_shape, output_shape)
+
+
+def convolved_shape(shape: Triple, kernel_size: Triple, stride: Triple, padding: Triple) -> Triple:
+    """Return the grid that a strided convolution of `shape` has."""
+    z, y, x = (
+        (size + 2 * pad - kernel) // step + 1
+        for size, kernel, step, pad in zip(shape, kernel_size, stride, padding, strict=True)
+    )
+    return z, y, x
+
+
+def unflatten_keys(keys: Tensor, spatial_shape: Triple) -> Tensor:
+    """Undo `flat_keys` without margin: int64 [V] to int32 [V, 4]."""
+    _, height, width = spatial_shape
+    row = torch.div(keys, width, rounding_mode="floor")
+    plane = torch.div(row, height, rounding_mode="floor")
+    batch = torch.div(plane, spatial_shape[0], rounding_mode="floor")
+    z, y, x = plane - batch * spatial_shape[0], row - plane * height, keys - row * width
+    return torch.stack([batch, z, y, x], dim=1).to(torch.int32)

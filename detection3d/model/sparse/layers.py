@@ -1,0 +1,140 @@
+"""The three sparse convolutions. Weights are [C_out, kz, ky, kx, C_in], spconv's layout, whatever the backend.
+
+None has a bias: a BatchNorm follows each. Kernels of 1 x 1 x 1 are a `nn.Linear` on the features.
+"""
+
+import math
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detection3d.errors import UserError
+from detection3d.model.sparse.kernel_map import Triple
+from detection3d.model.sparse.spconv_backend import SpconvBackend
+from detection3d.model.sparse.tensor import SparseTensor
+from detection3d.model.sparse.torch_backend import TorchBackend
+
+BackendName = Literal["torch", "spconv"]
+
+
+def available_backends() -> tuple[BackendName, ...]:
+    """Return the backends that can run here, the best last."""
+    spconv_runs = torch.cuda.is_available() and find_spec("spconv") is not None
+    return ("torch", "spconv") if spconv_runs else ("torch",)
+
+
+def resolve_backend(wanted: Literal["auto", "torch", "spconv"], device: torch.device) -> BackendName:
+    """Turn a config's word into the backend for `device`.
+
+    Raises:
+        UserError: spconv is asked for where it can't run.
+    """
+    if wanted == "torch" or (wanted == "auto" and device.type != "cuda"):
+        return "torch"
+    if wanted == "auto":
+        return available_backends()[-1]
+    if device.type != "cuda":
+        raise UserError(f"model.backbone.backend=spconv needs a CUDA device, found {device}; use auto or torch")
+    if find_spec("spconv") is None:
+        raise UserError("model.backbone.backend=spconv: spconv is not installed; pip install 'detection3d[gpu]'")
+    return "spconv"
+
+
+class SparseModule(nn.Module):
+    """Base of the convolutions: the weight, and the backend that runs it.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: along (z, y, x).
+        stage: name shared by the layers that see the same voxels; they build one kernel map.
+        backend: which implementation runs.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Triple, stage: str, backend: BackendName
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stage = stage
+        self.backend = TorchBackend() if backend == "torch" else SpconvBackend()
+        self.weight = nn.Parameter(torch.empty(out_channels, *kernel_size, in_channels))
+        fan_in = math.prod(kernel_size) * in_channels
+        # He initialisation for a ReLU after it; about a third of the places of a 3D kernel meet a voxel
+        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_in))
+
+    def extra_repr(self) -> str:
+        """Name the shape of the weight and the stage."""
+        return f"{self.weight.shape[-1]} -> {self.weight.shape[0]}, kernel {self.kernel_size}, stage {self.stage!r}"
+
+    def _convolve(self, features: Tensor, plan: object) -> Tensor:
+        return self.backend.convolve(features, self.weight, plan)  # pyright: ignore[reportArgumentType]
+
+
+class SubmanifoldConv3d(SparseModule):
+    """Convolution that leaves the set of voxels as it is (Graham et al., CVPR 2018); stride 1, odd kernel."""
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Convolve; [V, C_in] to [V, C_out] at the same voxels."""
+        plan = self.backend.submanifold(tensor, self.stage, self.kernel_size)
+        return tensor.with_features(self._convolve(tensor.features, plan))
+
+
+class SparseConv3d(SparseModule):
+    """Convolution whose output voxels are all that see an input voxel; with a stride it leads into the next stage.
+
+    Args:
+        in_channels: C_in.
+        out_channels: C_out.
+        kernel_size: along (z, y, x).
+        stage: name of the stage that it leads into.
+        backend: which implementation runs.
+        stride: along (z, y, x).
+        padding: likewise.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Triple,
+        stage: str,
+        backend: BackendName,
+        *,
+        stride: Triple,
+        padding: Triple,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stage, backend)
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Convolve; [V, C_in] to [V', C_out] on the coarser grid."""
+        plan = self.backend.strided(tensor, self.stage, self.kernel_size, self.stride, self.padding)
+        features = self._convolve(tensor.features, plan)
+        return SparseTensor(features, plan.output_indices, plan.output_shape, tensor.batch_size, tensor.maps)
+
+
+class InverseConv3d(SparseModule):
+    """Transposed convolution back to the voxels that the strided convolution into `stage` came from."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Triple,
+        stage: str,
+        backend: BackendName,
+        *,
+        stride: Triple,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stage, backend)
+        self.stride = stride
+
+    def forward(self, tensor: SparseTensor) -> SparseTensor:
+        """Convolve; [V', C_in] to [V, C_out] on the finer grid."""
+        plan = self.backend.inverse(tensor, self.stage, self.kernel_size, self.stride)
+        features = self._convolve(tensor.features, plan)
+        return SparseTensor(features, plan.output_indices, plan.output_shape, tensor.batch_size, tensor.maps)

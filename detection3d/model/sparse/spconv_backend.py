@@ -1,0 +1,181 @@
+"""Sparse convolution through spconv's implicit GEMM kernels: the path on CUDA.
+
+This is the only module that imports spconv, on first use. spconv's CPU wheel is refused: with two or more threads its
+results are silently wrong. Under autocast spconv would compute in float16 whatever was asked, so autocast is switched
+off around it and the features' own dtype decides.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detection3d.errors import UserError
+from detection3d.model.sparse.kernel_map import Triple, convolved_shape
+from detection3d.model.sparse.tensor import SparseTensor
+
+MAX_KERNEL_PLACES = 32  # of spconv's implicit GEMM
+MAX_ELEMENTS = 2**31  # spconv numbers the elements of a tensor with 32 bits and overflows without a word
+
+
+@dataclass(frozen=True)
+class SpconvPlan:
+    """spconv's pair tables of one convolution; names as in `spconv.pytorch.ops`."""
+
+    output_indices: Tensor
+    output_shape: Triple
+    input_indices: Tensor
+    input_shape: Triple
+    pair_fwd: Tensor
+    pair_bwd: Tensor
+    pair_mask_fwd_splits: list[Tensor]
+    pair_mask_bwd_splits: list[Tensor]
+    mask_argsort_fwd_splits: list[Tensor]
+    mask_argsort_bwd_splits: list[Tensor]
+    masks: list[Any]
+    submanifold: bool
+
+    def inverted(self) -> "SpconvPlan":
+        """Return the plan of the inverse convolution."""
+        return SpconvPlan(
+            output_indices=self.input_indices,
+            output_shape=self.input_shape,
+            input_indices=self.output_indices,
+            input_shape=self.output_shape,
+            pair_fwd=self.pair_bwd,
+            pair_bwd=self.pair_fwd,
+            pair_mask_fwd_splits=self.pair_mask_bwd_splits,
+            pair_mask_bwd_splits=self.pair_mask_fwd_splits,
+            mask_argsort_fwd_splits=self.mask_argsort_bwd_splits,
+            mask_argsort_bwd_splits=self.mask_argsort_fwd_splits,
+            masks=self.masks,
+            submanifold=False,
+        )
+
+
+class SpconvBackend:
+    """Layers planned and run by spconv; float32, TF32 (`allow_tf32`) or float16 by the features' dtype."""
+
+    name = "spconv"
+
+    def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> SpconvPlan:
+        """Plan a submanifold convolution, once for a stage."""
+        key = (self.name, "submanifold", stage, kernel_size)
+        if key not in tensor.maps:
+            padding = tuple(size // 2 for size in kernel_size)
+            tensor.maps[key] = self._plan(tensor, kernel_size, (1, 1, 1), padding, tensor.spatial_shape, True)
+        return tensor.maps[key]
+
+    def strided(
+        self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple, padding: Triple
+    ) -> SpconvPlan:
+        """Plan a strided convolution, which leads into `stage`."""
+        key = (self.name, "strided", stage, kernel_size, stride)
+        output_shape = convolved_shape(tensor.spatial_shape, kernel_size, stride, padding)
+        tensor.maps[key] = self._plan(tensor, kernel_size, stride, padding, output_shape, False)
+        return tensor.maps[key]
+
+    def inverse(self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple) -> SpconvPlan:
+        """Return the plan that undoes the strided convolution into `stage`."""
+        return tensor.maps[(self.name, "strided", stage, kernel_size, stride)].inverted()
+
+    def convolve(self, features: Tensor, weight: Tensor, plan: SpconvPlan) -> Tensor:
+        """Apply a planned convolution: [V_in, C_in] and [C_out, kz, ky, kx, C_in] to [V_out, C_out]."""
+        if features.dtype not in (torch.float32, torch.float16):
+            raise UserError(f"spconv computes in float32 and float16, not in {features.dtype}; use the torch backend")
+        library = _library()
+        with torch.autocast("cuda", enabled=False):
+            return library.functional.implicit_gemm(
+                features.contiguous(),
+                weight.to(features.dtype).contiguous(),
+                plan.pair_fwd,
+                plan.pair_bwd,
+                plan.pair_mask_fwd_splits,
+                plan.pair_mask_bwd_splits,
+                plan.mask_argsort_fwd_splits,
+                plan.mask_argsort_bwd_splits,
+                len(plan.output_indices),
+                plan.masks,
+                True,  # training: keep what the backward pass needs
+                plan.submanifold,
+            )
+
+    def _plan(
+        self,
+        tensor: SparseTensor,
+        kernel_size: Triple,
+        stride: Triple,
+        padding: tuple[int, ...],
+        output_shape: Triple,
+        submanifold: bool,
+    ) -> SpconvPlan:
+        library = _library()
+        if not tensor.indices.is_cuda:
+            raise UserError("the spconv backend needs a CUDA device: its CPU path gives wrong results; use torch")
+        places = kernel_size[0] * kernel_size[1] * kernel_size[2]
+        assert places <= MAX_KERNEL_PLACES, "no layer of ours has a larger kernel"
+        if len(tensor.indices) * places >= MAX_ELEMENTS:
+            raise UserError(
+                f"{len(tensor.indices)} voxels are too many for spconv at once; use a smaller batch or larger voxels"
+            )
+        found = library.ops.get_indice_pairs_implicit_gemm(
+            tensor.indices.contiguous(),
+            tensor.batch_size,
+            list(tensor.spatial_shape),
+            library.algorithm,
+            ksize=list(kernel_size),
+            stride=list(stride),
+            padding=list(padding),
+            dilation=[1, 1, 1],
+            out_padding=[0, 0, 0],
+            subm=submanifold,
+            transpose=False,
+            is_train=True,
+        )
+        return SpconvPlan(
+            output_indices=found[0],
+            output_shape=output_shape,
+            input_indices=tensor.indices,
+            input_shape=tensor.spatial_shape,
+            pair_fwd=found[2],
+            pair_bwd=found[3],
+            pair_mask_fwd_splits=found[4],
+            pair_mask_bwd_splits=found[5],
+            mask_argsort_fwd_splits=found[6],
+            mask_argsort_bwd_splits=found[7],
+            masks=found[8],
+            submanifold=submanifold,
+        )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let spconv round float32 products to TF32; one setting for the process, read in forward and backward passes."""
+    _library().constants.SPCONV_ALLOW_TF32 = allowed
+
+
+def tf32_allowed() -> bool:
+    """Say whether spconv may round float32 products to TF32."""
+    return bool(_library().constants.SPCONV_ALLOW_TF32)
+
+
+@cache
+def _library() -> SimpleNamespace:
+    try:
+        import spconv.constants
+        import spconv.pytorch.functional
+        import spconv.pytorch.ops
+        from spconv.core import ConvAlgo
+    except ImportError as error:
+        raise UserError(
+            "the spconv backend needs the packages spconv-cu126 and cumm-cu126: pip install 'detection3d[gpu]',"
+            f" or set model.backbone.backend=torch ({error})"
+        ) from error
+    return SimpleNamespace(
+        constants=spconv.constants,
+        functional=spconv.pytorch.functional,
+        ops=spconv.pytorch.ops,
+        algorithm=ConvAlgo.MaskImplicitGemm,
+    )

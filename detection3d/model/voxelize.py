@@ -1,0 +1,73 @@
+"""Points to voxels: each occupied voxel holds the mean of all its points, without caps on either number.
+
+Dynamic voxelisation after Zhou et al., "End-to-End Multi-View Fusion for 3D Object Detection in LiDAR Point Clouds"
+(CoRL 2019): no point and no voxel is dropped at random, as fixed-size buffers do.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from detection3d.config import ModelConfig
+from detection3d.model.sparse.kernel_map import unflatten_keys
+from detection3d.model.sparse.tensor import SparseTensor, flat_keys
+from detection3d.types.tensors import Points
+
+FEATURES = 5
+
+
+class MeanVoxelizer(nn.Module):
+    """Mean of the points in each voxel; intensity and elongation are squashed with tanh, x and y scaled to the range.
+
+    Args:
+        config: the range and the voxel size, metres in the vehicle frame.
+    """
+
+    low: Tensor
+    size: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        depth, height, width = config.grid_size
+        # one more plane in z, so that the strided stages keep the cells aligned (SECOND's layout)
+        self.spatial_shape = (depth + 1, height, width)
+        self.cells = (width, height, depth)
+        self.register_buffer("low", torch.tensor(config.point_range[:3]), persistent=False)
+        self.register_buffer("size", torch.tensor(config.voxel_size), persistent=False)
+        reach = max(abs(value) for value in (*config.point_range[:2], *config.point_range[3:5]))
+        scale = torch.tensor([1 / reach, 1 / reach, 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0), 1, 1])
+        self.register_buffer("feature_scale", scale, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, points: Points, batch_size: int) -> SparseTensor:
+        """Average the points of each voxel.
+
+        Args:
+            points: N points, [N, 5].
+            batch_size: samples, B.
+
+        Returns:
+            Features [V, 5] at voxels in ascending order; a batch without any point in range gets one zero voxel, so
+            that every parameter still receives a gradient.
+        """
+        values = points.values[:, :FEATURES]
+        cell = torch.floor((values[:, :3] - self.low) / self.size).to(torch.int64)
+        limits = torch.tensor(self.cells, device=cell.device)
+        inside = ((cell >= 0) & (cell < limits)).all(dim=1)
+        values, cell, batch = values[inside], cell[inside], points.batch_index[inside]
+        if not len(values):
+            return self._one_zero_voxel(points.values, batch_size)
+        indices = torch.stack([batch, cell[:, 2], cell[:, 1], cell[:, 0]], dim=1)
+        keys, order = flat_keys(indices, self.spatial_shape).sort(stable=True)
+        unique, counts = torch.unique_consecutive(keys, return_counts=True)
+        squashed = torch.cat([values[:, :3], torch.tanh(values[:, 3:])], dim=1) * self.feature_scale
+        features = torch.segment_reduce(squashed[order], "mean", lengths=counts, unsafe=True)
+        return SparseTensor(features, unflatten_keys(unique, self.spatial_shape), self.spatial_shape, batch_size)
+
+    def _one_zero_voxel(self, like: Tensor, batch_size: int) -> SparseTensor:
+        return SparseTensor(
+            torch.zeros((1, FEATURES), dtype=torch.float32, device=like.device),
+            torch.zeros((1, 4), dtype=torch.int32, device=like.device),
+            self.spatial_shape,
+            batch_size,
+        )
