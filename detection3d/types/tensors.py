@@ -14,7 +14,7 @@ class PackedPoints:
     Attributes:
         xyz: int16 [N, 3] in steps of 2^-7 m, vehicle frame.
         features: float16 [N, 2], raw intensity and elongation.
-        flags: uint8 [N]; the bits are fixed in `data.store`.
+        flags: uint8 [N]; the bits are fixed in `data.packing`.
         counts: int64 [B], points of each sample; their sum is N.
     """
 
@@ -61,7 +61,8 @@ class Batch:
     Attributes:
         points: the points, packed.
         labels: ground truth; no boxes at all where the data set has no labels.
-        sample_index: int64 [B], global index of each sample in the epoch's order, the same on any number of ranks.
+        sample_index: int64 [B], running index of each sample, epoch * frames + position in that epoch's order; the same
+            on any number of ranks.
         keys: `(context_name, timestamp_micros)` of each frame.
     """
 

@@ -1,0 +1,216 @@
+"""The prepared data set on disk, read frame by frame without decoding anything.
+
+`Store` gives random access; `SegmentWriter` writes; `verify` re-reads everything against the checksums. The layout is
+described in `detection3d.data.store_manifest`, the 11 bytes of a point in `detection3d.data.packing`. No torch here.
+"""
+
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from detection3d.data import store_manifest as layout
+from detection3d.data.packing import PackedArrays, unpack_arrays
+from detection3d.data.store_manifest import (
+    LeftOut,
+    Manifest,
+    SegmentRecord,
+    SourceRecord,
+    StoreSettings,
+    write_manifest,
+)
+from detection3d.data.store_segment import MappedSegment
+from detection3d.data.store_writer import SegmentWriter
+from detection3d.errors import DataError
+from detection3d.types.scene import Boxes, Float64Array, Frame
+
+__all__ = [
+    "LeftOut",
+    "Manifest",
+    "SegmentRecord",
+    "SegmentWriter",
+    "SourceRecord",
+    "Store",
+    "StoreSettings",
+    "verify",
+    "write_manifest",
+]
+
+
+class Store:
+    """Frames of a prepared data set, numbered from 0 over all segments; make one with `Store.open`.
+
+    Segments are mapped when a frame of theirs is first asked for. A pickled store holds names and counts alone, and
+    maps the files anew where it is unpickled; a fork may go on with the maps it has.
+
+    Args:
+        root: the store's folder.
+        names: names of the S segments.
+        frames: int64 [S], frames of each.
+    """
+
+    def __init__(self, root: Path, names: tuple[str, ...], frames: np.ndarray) -> None:
+        self.root = root
+        self._names = names
+        self._frames = frames
+        self._ends = np.cumsum(frames)
+        self._segments: dict[int, MappedSegment] = {}
+
+    @classmethod
+    def open(cls, root: Path | str) -> "Store":
+        """Open the store in a folder.
+
+        Raises:
+            DataError: it isn't there, isn't finished, or a file is missing or has another size than the manifest says.
+        """
+        root = Path(root)
+        manifest = read_manifest(root)
+        if not manifest.complete:
+            raise DataError(root, f"its preparation did not finish; {layout.AGAIN}")
+        for segment in manifest.segments:
+            _check_sizes(root, segment)
+        names = tuple(segment.context_name for segment in manifest.segments)
+        return cls(root, names, np.array([segment.frames for segment in manifest.segments], np.int64))
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.root, self._names, self._frames)
+
+    def key(self, index: int) -> tuple[str, int]:
+        """Return `(context_name, timestamp_micros)` of a frame."""
+        segment, frame = self._locate(index)
+        return self._names[segment], int(self._map(segment).timestamps[frame])
+
+    def packed(self, index: int) -> PackedArrays:
+        """Return a frame's points as stored: read-only views of the memory map."""
+        segment, frame = self._locate(index)
+        return self._map(segment).packed(frame)
+
+    def labels(self, index: int) -> Boxes | None:
+        """Return a frame's labels as read-only views; None where it has none."""
+        segment, frame = self._locate(index)
+        return self._map(segment).labels(frame)
+
+    def pose(self, index: int) -> Float64Array:
+        """Return a frame's pose, float64 [4, 4], vehicle to global, as a read-only view."""
+        segment, frame = self._locate(index)
+        return self._map(segment).pose(frame)
+
+    def frame(self, index: int) -> Frame:
+        """Return a whole frame, its points turned back into floats."""
+        number, frame = self._locate(index)
+        segment = self._map(number)
+        points, lidar, return_number, in_no_label_zone = unpack_arrays(segment.packed(frame))
+        context = segment.context(frame)
+        return Frame(
+            context_name=self._names[number],
+            timestamp_micros=int(segment.timestamps[frame]),
+            pose=segment.pose(frame),
+            points=points,
+            lidar=lidar,
+            return_number=return_number,
+            in_no_label_zone=in_no_label_zone,
+            labels=segment.labels(frame),
+            no_label_zones=context.no_label_zones,
+            time_of_day=context.time_of_day,
+            location=context.location,
+            weather=context.weather,
+        )
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index} of a store of {len(self)} frames")
+        segment = int(np.searchsorted(self._ends, index, side="right"))
+        return segment, int(index - self._ends[segment] + self._frames[segment])
+
+    def _map(self, number: int) -> MappedSegment:
+        segment = self._segments.get(number)
+        if segment is None:
+            folder = self.root / layout.SEGMENTS / self._names[number]
+            segment = MappedSegment(folder)
+            if len(segment) != self._frames[number]:
+                reason = f"{len(segment)} frames, the manifest says {self._frames[number]}; {layout.AGAIN}"
+                raise DataError(folder, reason)
+            self._segments[number] = segment
+        return segment
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest of a store, complete or not.
+
+    Raises:
+        DataError: there is no store in the folder, or its manifest is damaged.
+    """
+    if not root.is_dir():
+        raise DataError(root, "there is no such folder; give that of a store made by tools/prepare_waymo.py")
+    try:
+        return layout.read_record(root / layout.MANIFEST, Manifest)
+    except FileNotFoundError as error:
+        if (root / layout.SEGMENTS).is_dir():
+            raise DataError(root, f"its preparation did not finish; {layout.AGAIN}") from error
+        reason = f"no {layout.MANIFEST} in it, so it is not a prepared store; make one with tools/prepare_waymo.py"
+        raise DataError(root, reason) from error
+
+
+def verify(root: Path | str) -> list[DataError]:
+    """Read every byte of a store and compare it with the checksums.
+
+    Args:
+        root: the store's folder.
+
+    Returns:
+        What is wrong, one error for each damaged or missing file; empty for a sound store.
+
+    Raises:
+        DataError: there is no finished store in the folder.
+    """
+    root = Path(root)
+    problems = []
+    for segment in read_manifest(root).segments:
+        folder = root / layout.SEGMENTS / segment.context_name
+        try:
+            if layout.read_record(folder / layout.SEGMENT_RECORD, SegmentRecord) != segment:
+                reason = f"it disagrees with the store's {layout.MANIFEST}; {layout.AGAIN}"
+                problems.append(DataError(folder / layout.SEGMENT_RECORD, reason))
+        except FileNotFoundError:
+            problems.append(
+                DataError(folder / layout.SEGMENT_RECORD, f"it is missing; delete {folder} and {layout.AGAIN}")
+            )
+        except DataError as error:
+            problems.append(error)
+        for name, expected in segment.files.items():
+            problem = _compare(folder / name, expected)
+            if problem is not None:
+                problems.append(problem)
+    return problems
+
+
+def _check_sizes(root: Path, segment: SegmentRecord) -> None:
+    folder = root / layout.SEGMENTS / segment.context_name
+    for name, expected in segment.files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(path, f"it is missing; delete {folder} and {layout.AGAIN}") from error
+        if size != expected.size:
+            reason = f"{size} bytes, the manifest says {expected.size}; delete {folder} and {layout.AGAIN}"
+            raise DataError(path, reason)
+
+
+def _compare(path: Path, expected: layout.FileRecord) -> DataError | None:
+    checksum, size = 0, 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                checksum = google_crc32c.extend(checksum, block)
+                size += len(block)
+    except OSError as error:
+        return DataError(path, f"can't be read ({error.strerror}); delete {path.parent} and {layout.AGAIN}")
+    if (size, checksum) == (expected.size, expected.crc32c):
+        return None
+    reason = f"{size} bytes with CRC-32C {checksum:08x}, expected {expected.size} with {expected.crc32c:08x}"
+    return DataError(path, f"{reason}; delete {path.parent} and {layout.AGAIN}")

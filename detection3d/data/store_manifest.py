@@ -1,0 +1,225 @@
+"""What a prepared store says of itself: the manifest, the record of each segment, and where the files lie.
+
+    <root>/manifest.json                         the whole store; written last
+    <root>/segments/<context name>/points.bin    per frame: xyz block, feature block, flag block
+                                   frames.arrow  Arrow IPC: timestamp, pose, place of the points and boxes ...
+                                   boxes.arrow   Arrow IPC: the labels of all frames, one after the other
+                                   segment.json  the `SegmentRecord`
+    <root>/segments/.<anything>                  being written; never read
+
+A segment's folder appears by one rename when all its files are on the disk. The records are JSON, checked by pydantic.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from detection3d.errors import DataError
+
+MANIFEST = "manifest.json"
+SEGMENTS = "segments"
+SEGMENT_RECORD = "segment.json"
+POINTS = "points.bin"
+FRAMES = "frames.arrow"
+BOXES = "boxes.arrow"
+POINTS_MAGIC = b"detection3d points 1\n".ljust(64, b"\0")
+"""First bytes of a points file; a frame's blocks start at multiples of this length."""
+
+AGAIN = "run the preparation again with the same output; it goes on where it stopped"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Record):
+    """Size in bytes and CRC-32C of a file."""
+
+    size: int
+    crc32c: int
+
+
+class SourceRecord(_Record):
+    """Where a segment came from; a change of any field means that it must be prepared again.
+
+    Attributes:
+        name: the file or folder, relative to the input folder.
+        size: bytes, summed over a folder.
+        mtime_ns: time of the last change, the latest of a folder.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class StoreSettings(_Record):
+    """Choices that hold for every segment of a store.
+
+    Attributes:
+        returns: lidar returns that were kept.
+    """
+
+    returns: tuple[int, ...] = (1, 2)
+
+
+class LossRecord(_Record):
+    """`detection3d.data.packing.PackingLosses`, summed over a segment."""
+
+    out_of_range: int
+    not_finite: int
+    clipped: int
+
+
+class SegmentRecord(_Record):
+    """One finished segment.
+
+    Attributes:
+        schema_version: version of the layout.
+        context_name: the segment's name and that of its folder.
+        frames: number of frames.
+        points: points kept, over all frames.
+        boxes: labelled boxes, over all frames.
+        losses: points that packing could not keep.
+        source: where it came from; None for frames that came from no file.
+        settings: the choices it was prepared with.
+        files: every file but the record itself.
+    """
+
+    schema_version: Literal[1] = 1
+    context_name: str
+    frames: int
+    points: int
+    boxes: int
+    losses: LossRecord
+    source: SourceRecord | None
+    settings: StoreSettings
+    files: dict[str, FileRecord]
+
+
+class LeftOut(_Record):
+    """A source that is not in the store.
+
+    Attributes:
+        name: the source's name.
+        record: index of the record that was at fault; None for the whole.
+        reason: what was wrong, and what to do.
+    """
+
+    name: str
+    record: int | None
+    reason: str
+
+
+class Manifest(_Record):
+    """The whole store.
+
+    Attributes:
+        schema_version: version of the layout.
+        complete: false while a preparation is under way or after it was interrupted.
+        settings: the choices that all segments share.
+        segments: finished segments, ascending by name; frames are numbered in this order.
+        left_out: sources of the last preparation that could not be used.
+    """
+
+    schema_version: Literal[1] = 1
+    complete: bool
+    settings: StoreSettings
+    segments: tuple[SegmentRecord, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+AnyRecord = TypeVar("AnyRecord", SegmentRecord, Manifest)
+
+
+def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """Read a manifest or a segment's record.
+
+    Raises:
+        DataError: the file isn't JSON of this kind, or of another schema version.
+        OSError: it can't be read.
+    """
+    text = path.read_bytes()
+    try:
+        version = json.loads(text).get("schema_version")
+        if version != 1:
+            raise DataError(path, f"schema_version is {version!r}, this program reads 1; prepare the data again")
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(path, f"{place}: {first['msg']}; the file is damaged, {AGAIN}") from error
+    except (ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, f"not a JSON object ({error}); the file is damaged, delete it and {AGAIN}") from error
+
+
+def write_record(path: Path, record: SegmentRecord | Manifest) -> None:
+    """Write a record so that a reader finds the old or the new file, whole, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(record.model_dump_json(indent=1).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def finished_segments(root: Path) -> dict[str, SegmentRecord]:
+    """Read the records of all finished segments of a store, by context name, ascending.
+
+    Raises:
+        DataError: a record is damaged or missing.
+    """
+    folder = root / SEGMENTS
+    if not folder.is_dir():
+        return {}
+    records = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        try:
+            records[path.name] = read_record(path / SEGMENT_RECORD, SegmentRecord)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            reason = f"no {SEGMENT_RECORD} in it, so it is not a segment of a store; delete it"
+            raise DataError(path, reason) from error
+    return records
+
+
+def write_manifest(
+    root: Path, settings: StoreSettings, *, complete: bool = True, left_out: tuple[LeftOut, ...] = ()
+) -> Manifest:
+    """Write the manifest for the segments that are finished now.
+
+    Args:
+        root: the store's folder.
+        settings: the choices that all segments share.
+        complete: whether the store may be opened.
+        left_out: sources that could not be used.
+
+    Returns:
+        The manifest as written.
+    """
+    segments = tuple(finished_segments(root).values())
+    manifest = Manifest(complete=complete, settings=settings, segments=segments, left_out=left_out)
+    write_record(root / MANIFEST, manifest)
+    return manifest
