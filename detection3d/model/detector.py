@@ -1,7 +1,7 @@
 """The detector: what the paper's figure shows, in order."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detection3d.config import Config
 from detection3d.model.backbone import SparseBackbone
@@ -36,12 +36,13 @@ class Detector(nn.Module):
             model.shared_channels, model.head_channels, len(config.classes), before_relu=not model.fork_after_relu
         )
 
-    def forward(self, points: Points, batch_size: int) -> HeadOutputs:
+    def forward(self, points: Points, batch_size: int, sample_index: Tensor | None = None) -> HeadOutputs:
         """Detect.
 
         Args:
             points: points of `batch_size` samples.
             batch_size: samples, B; some may have no point.
+            sample_index: int64 [B], global index of each sample; the fork's draw may depend on it in training.
 
         Returns:
             Maps of [B, *, H, W] at an eighth of the voxel grid.
@@ -50,6 +51,6 @@ class Detector(nn.Module):
         bev = self.backbone(voxels)
         features = self.neck(bev)
         shared = self.shared_activation(self.shared_norm(self.shared(features)))
-        aliases = self.fork(shared)
+        aliases = self.fork(shared, sample_index)
         maps = {task: head(aliases[task]) for task, head in self.heads.items()}
         return HeadOutputs(heatmap=maps["classification"], box=maps["box"], orientation=maps["orientation"])

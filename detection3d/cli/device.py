@@ -1,0 +1,35 @@
+"""Which device a tool runs on."""
+
+import os
+
+import torch
+
+from detection3d.errors import UserError
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """Return the device that the user named, or the best one here.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UserError(f"--device {wanted}: not a device; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {wanted}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    return device
+
+
+def refuse_several_ranks() -> None:
+    """Stop where a launcher started several processes: they would train apart without a word.
+
+    Raises:
+        UserError: WORLD_SIZE is more than 1.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise UserError(f"started as {ranks} processes, but training runs on one; start it without torchrun")

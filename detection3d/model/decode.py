@@ -1,0 +1,107 @@
+"""From the heads' maps to boxes: the best cells of each frame, then rotated non-maximum suppression by class."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detection3d.config import Config
+from detection3d.geometry.device.nms import rotated_nms
+from detection3d.model.losses import gather_cells
+from detection3d.model.targets import BevGrid
+from detection3d.types.scene import Detections
+from detection3d.types.tensors import HeadOutputs
+
+LARGEST_LOG_SIZE = 5.0  # e^5 = 148 m: an untrained head must not overflow
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Boxes of a batch, D in all, on the device.
+
+    Attributes:
+        boxes: float32 [D, 7], vehicle frame.
+        scores: float32 [D], in descending order within a sample.
+        classes: int64 [D], index into the config's classes.
+        samples: int64 [D], index into the batch, ascending.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    samples: Tensor
+
+
+@torch.no_grad()
+def decode(outputs: HeadOutputs, config: Config) -> Decoded:
+    """Turn the maps into boxes.
+
+    Args:
+        outputs: maps of [B, *, H, W].
+        config: thresholds, classes and the grid.
+    """
+    scores, classes, cells = _best_cells(outputs.heatmap, config.decode.max_peaks)
+    boxes = boxes_at(outputs, cells, config)
+    samples = torch.arange(len(scores), device=scores.device).unsqueeze(1).expand_as(scores)
+    chosen = scores >= config.decode.score_threshold
+    boxes, scores, classes, samples = boxes[chosen], scores[chosen], classes[chosen], samples[chosen]
+    kept = [
+        index[rotated_nms(boxes[index], scores[index], item.nms_iou, groups=samples[index])]
+        for number, item in enumerate(config.classes)
+        for index in [(classes == number).nonzero().squeeze(1)]
+    ]
+    order = _best_of_each_sample(torch.cat(kept), scores, samples, config.decode.max_detections)
+    return Decoded(boxes[order], scores[order], classes[order], samples[order])
+
+
+def boxes_at(outputs: HeadOutputs, cells: Tensor, config: Config) -> Tensor:
+    """Read the boxes that the heads describe at the given cells: int64 [B, M] (y * W + x) to float32 [B, M, 7]."""
+    grid = BevGrid(config)
+    box = gather_cells(outputs.box.float(), cells)
+    sine, cosine = gather_cells(outputs.orientation.float(), cells).unbind(-1)
+    corner = torch.stack([cells % grid.width, torch.div(cells, grid.width, rounding_mode="floor")], dim=-1)
+    centre = grid.to_metres(corner + 0.5 + box[..., :2])
+    size = torch.exp(box[..., 3:6].clamp(max=LARGEST_LOG_SIZE))
+    heading = torch.atan2(sine, cosine).unsqueeze(-1)
+    return torch.cat([centre, box[..., 2:3], size, heading], dim=-1)
+
+
+def to_detections(decoded: Decoded, keys: tuple[tuple[str, int], ...], config: Config) -> list[Detections]:
+    """Copy to the host, one `Detections` a frame; the no-label-zone flag is left false for the caller to set."""
+    boxes = decoded.boxes.cpu().numpy().astype(np.float32)
+    scores = decoded.scores.cpu().numpy().astype(np.float32)
+    samples = decoded.samples.cpu().numpy()
+    types = np.array([item.types[0] for item in config.classes], np.uint8)[decoded.classes.cpu().numpy()]
+    found = []
+    for sample, (context_name, timestamp) in enumerate(keys):
+        mine = samples == sample
+        found.append(
+            Detections(
+                context_name=context_name,
+                timestamp_micros=timestamp,
+                boxes=boxes[mine],
+                types=types[mine],
+                scores=scores[mine],
+                overlaps_no_label_zone=np.zeros(int(mine.sum()), np.bool_),
+            )
+        )
+    return found
+
+
+def _best_cells(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores, classes and cells of the best (class, cell) pairs of each sample, each [B, count]."""
+    cells = heatmap.shape[2] * heatmap.shape[3]
+    scores = torch.sigmoid(heatmap.float()).flatten(1)
+    best, index = scores.topk(min(count, scores.shape[1]), dim=1)
+    return best, torch.div(index, cells, rounding_mode="floor"), index % cells
+
+
+def _best_of_each_sample(kept: Tensor, scores: Tensor, samples: Tensor, limit: int) -> Tensor:
+    """Order by sample, then score; keep the first `limit` of each sample."""
+    kept = kept[scores[kept].argsort(descending=True, stable=True)]
+    kept = kept[samples[kept].argsort(stable=True)]
+    owner = samples[kept]
+    first = torch.searchsorted(owner, owner)  # where each row's sample begins
+    rank = torch.arange(len(kept), device=kept.device) - first
+    return kept[rank < limit]

@@ -1,0 +1,1 @@
+"""The training loop and what belongs to a run: optimiser, checkpoints, logs, provenance."""

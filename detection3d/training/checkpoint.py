@@ -1,0 +1,91 @@
+"""Checkpoints: everything that the rest of the run depends on, written so that a crash never costs the last one."""
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detection3d.errors import DataError, UserError
+from detection3d.files import replace_file
+
+POINTER = "last"  # a text file that names the newest complete checkpoint
+NAME = re.compile(r"step_(\d{8})\.pt")
+SCHEMA = 1
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write `step_XXXXXXXX.pt`, point `last` at it and remove the oldest ones.
+
+    The file is written beside its place, flushed to the disk and renamed, so that a checkpoint that is visible is
+    whole. Whatever goes wrong, earlier checkpoints stay.
+
+    Args:
+        folder: the run's folder of checkpoints.
+        step: optimiser steps done.
+        state: tensors and plain values.
+        keep: checkpoints to keep, the new one included.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    path = folder / f"step_{step:08d}.pt"
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError without a reason; plain file writing tells
+    torch.save({"schema": SCHEMA, "step": step, **state}, buffer)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(path, buffer.getbuffer())
+    replace_file(folder / POINTER, path.name.encode())
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, tensors on the CPU.
+
+    Raises:
+        DataError: the file is damaged, or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 torch raises half a dozen types for damaged files
+        raise DataError(path, f"not a readable checkpoint ({error}); delete it to use the one before") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise DataError(path, "not a checkpoint of this version of detection3d")
+    return state
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that `last` names, or the newest where the pointer is missing; None without any."""
+    found = list_checkpoints(folder)
+    pointer = folder / POINTER
+    if pointer.is_file():
+        named = folder / pointer.read_text().strip()
+        if named in found:
+            return named
+    return found[-1] if found else None
+
+
+def find_checkpoint(run: Path) -> Path:
+    """Return the run's last checkpoint.
+
+    Raises:
+        UserError: the folder is not a run, or has no checkpoint yet.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder; it is what tools/train.py writes with --output")
+    found = last_checkpoint(run / "checkpoints")
+    if found is None:
+        raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}; train first, or wait for the first one")
+    return found
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in ascending order of steps."""
+    if not folder.is_dir():
+        return []
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if NAME.fullmatch(entry.name))

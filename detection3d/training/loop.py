@@ -1,0 +1,215 @@
+"""The training loop: load, forward, one backward, step; and the bookkeeping around it."""
+
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detection3d.config import Config
+from detection3d.data.augment import augment
+from detection3d.data.loader import build_loader
+from detection3d.data.store import Store
+from detection3d.data.unpack import unpack
+from detection3d.errors import UserError
+from detection3d.model.losses import compute_losses
+from detection3d.model.targets import build_targets
+from detection3d.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from detection3d.training.recorder import Recorder
+from detection3d.training.run_folder import add_provenance, open_run
+from detection3d.training.state import TrainState, build_state
+from detection3d.types.tensors import Batch, TaskLosses, to_device
+
+DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gives to the log, still on the device.
+
+    Attributes:
+        losses: of the three tasks.
+        gradient_norm: L2 norm of the gradient of all parameters before clipping.
+        loss_scale: what the losses were multiplied with before the backward pass.
+    """
+
+    losses: TaskLosses
+    gradient_norm: Tensor
+    loss_scale: float
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and a checkpoint was written."""
+
+
+def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
+    """Do one optimiser step.
+
+    Args:
+        state: changed in place.
+        batch: on the device.
+        config: the run.
+    """
+    points = unpack(
+        batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points
+    )
+    points, labels = augment(
+        points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
+    )
+    targets = build_targets(labels, config)
+    state.fork.set_step(state.step)
+    dtype = DENSE_DTYPES[config.training.precision]
+    with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        outputs = state.model(points, batch.size, batch.sample_index)
+    losses = compute_losses(outputs, targets, config.loss)
+    total = torch.stack(list(state.fork.weigh(losses.as_dict()).values())).sum()
+
+    optimizer = state.optimization.optimizer
+    loss_scale = state.scaler.get_scale()
+    state.scaler.scale(total).backward()
+    state.scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
+    state.scaler.step(optimizer)
+    state.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    state.optimization.schedule.step()
+    if state.average is not None:
+        state.average.update_parameters(state.model)
+    state.step += 1
+    return StepResult(losses, norm, loss_scale)
+
+
+def train(config: Config, output: Path, device: torch.device) -> None:
+    """Train until the config's last step, going on from the last checkpoint in `output` if there is one.
+
+    Args:
+        config: the run.
+        output: the run's folder.
+        device: where to train.
+
+    Raises:
+        UserError: the data or the settings can't be used, or a loss is not finite.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
+    """
+    if config.data.train is None:
+        raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
+    store = Store.open(config.data.train)
+    state = build_state(config, device)
+    folder = open_run(output, config)
+    checkpoint = last_checkpoint(folder.checkpoints)
+    if checkpoint is not None:
+        state.restore(load_checkpoint(checkpoint))
+    add_provenance(folder, config, device, state.step)
+    with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
+        recorder.say(_introduction(config, store, state, checkpoint, device))
+        for batch, waited in _timed(_batches(store, config, state.step), device):
+            _checked_step(state, batch, config, recorder, waited)
+            done = state.step == config.training.steps
+            if done or stop.requested or state.step % config.training.checkpoint_every == 0:
+                path = save_checkpoint(
+                    folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints
+                )
+            if stop.requested and not done:
+                raise Interrupted(f"stopped at step {state.step}, saved in {path}; the same command goes on from there")
+        recorder.say(f"trained {state.step} steps; the run is in {output}")
+
+
+def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> None:
+    """Do a step and log it where it is due; a loss that is not finite ends the run before it can be saved."""
+    started = time.perf_counter()
+    result = train_step(state, batch, config)
+    due = state.step % config.training.log_every == 0 or state.step == config.training.steps
+    if due or not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu":
+        _refuse_non_finite(result, state, batch)
+    if due:
+        values = {f"loss/{task}": float(loss) for task, loss in result.losses.as_dict().items()}
+        values |= {"optimizer/gradient_norm": float(result.gradient_norm)}
+        values |= {"optimizer/learning_rate": state.optimization.schedule.get_last_lr()[0]}
+        telemetry = state.fork.read_telemetry(result.loss_scale)
+        if telemetry is not None:
+            values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
+        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory()}
+        recorder.log(state.step, values)
+    recorder.advance(state.step)
+
+
+def _refuse_non_finite(result: StepResult, state: TrainState, batch: Batch) -> None:
+    values = {task: float(loss) for task, loss in result.losses.as_dict().items()}
+    values["gradient norm"] = 0.0 if state.scaler.is_enabled() else float(result.gradient_norm)
+    wrong = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
+    if wrong:
+        frames = ", ".join(f"{name} at {timestamp}" for name, timestamp in batch.keys)
+        raise UserError(
+            f"step {state.step}: not finite: {', '.join(wrong)}; frames of the batch: {frames}. The last checkpoint is"
+            " intact. Look at these frames with their labels, or lower training.learning_rate"
+        )
+
+
+def _batches(store: Store, config: Config, start_step: int) -> Iterator[Batch]:
+    yield from build_loader(
+        store,
+        global_batch_size=config.training.batch_size,
+        seed=config.seed,
+        workers=config.data.workers,
+        start_step=start_step,
+        total_steps=config.training.steps,
+    )
+
+
+def _timed(batches: Iterator[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
+    """Yield each batch on the device, with the seconds that the loop waited for it."""
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield to_device(batch, device), time.perf_counter() - started
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
+    stop = _Stop()
+
+    def ask(number: int, _frame: object) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _introduction(
+    config: Config, store: Store, state: TrainState, checkpoint: Path | None, device: torch.device
+) -> str:
+    weights = sum(weight.numel() for weight in state.model.parameters())
+    start = "from the start" if checkpoint is None else f"on from step {state.step} ({checkpoint})"
+    return (
+        f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
+        f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {device},"
+        f" sparse backend {state.model.backbone.backend}"
+    )
+
+
+def _memory() -> float:
+    """Return the peak use in GB: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+

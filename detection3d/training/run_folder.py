@@ -1,0 +1,144 @@
+"""The folder of a run: resolved config, provenance, logs and checkpoints, and whether it may go on."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detection3d.config import Config
+from detection3d.config_file import dump_config, load_config
+from detection3d.errors import UserError
+from detection3d.files import replace_file
+
+# What may differ when a run goes on: none of it changes the steps still to come.
+FREE = ("data.workers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "decode.")
+PACKAGES = ("detection3d", "torch", "numpy", "numba", "pyarrow", "spconv-cu126")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run lie.
+
+    Attributes:
+        root: the folder given with --output.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, complete."""
+        return self.root / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Commit, versions, hardware and seed, a list with one entry for each start."""
+        return self.root / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, one line for each logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints and the pointer to the last one."""
+        return self.root / "checkpoints"
+
+
+def open_run(root: Path, config: Config) -> RunFolder:
+    """Make the folder of a new run, or check that the run in it is the one that `config` describes.
+
+    Raises:
+        UserError: a run with other settings is there; they are listed.
+    """
+    folder = RunFolder(root)
+    if folder.config.is_file():
+        _refuse_changes(folder, config)
+    elif root.is_dir() and any(root.iterdir()):
+        raise UserError(f"{root}: not empty, and not a run of detection3d; choose another folder with --output")
+    root.mkdir(parents=True, exist_ok=True)
+    replace_file(folder.config, dump_config(config).encode())
+    return folder
+
+
+def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int) -> None:
+    """Note what this start of the run runs on."""
+    starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
+    starts.append({"step": step, "seed": config.seed, **describe_environment(device)})
+    replace_file(folder.provenance, json.dumps(starts, indent=2).encode())
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return commit, versions and hardware, as plain values."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _refuse_changes(folder: RunFolder, config: Config) -> None:
+    before = _flatten(load_config(folder.config).model_dump(mode="json"))
+    now = _flatten(config.model_dump(mode="json"))
+    changed = [
+        f"  {key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder.root} holds a run with other settings, so it can't go on:\n"
+            + "\n".join(changed)
+            + "\nstart a new run in another folder (--output), or use the same settings"
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package lies in, with '+' if files differ; None when installed."""
+    try:
+        here = ["git", "-C", str(Path(__file__).parent)]
+        commit = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*here, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -1,0 +1,92 @@
+"""All that changes while training, in one place, so that a checkpoint can hold every bit of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from detection3d.config import Config
+from detection3d.errors import UserError
+from detection3d.model.detector import Detector
+from detection3d.model.heads import TASKS
+from detection3d.multitask import TaskFork
+from detection3d.training.method import build_method
+from detection3d.training.optimizer import Optimization, build_optimization
+
+
+@dataclass
+class TrainState:
+    """The detector, its averaged copy, the optimiser and how far it came.
+
+    Attributes:
+        model: the detector that is trained.
+        average: exponential moving average of weights and statistics; None where the config switches it off.
+        optimization: optimiser and schedule.
+        scaler: of the loss; does nothing unless something runs in float16.
+        step: optimiser steps done.
+    """
+
+    model: Detector
+    average: AveragedModel | None
+    optimization: Optimization
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    @property
+    def fork(self) -> TaskFork:
+        """The detector's fork."""
+        return self.model.fork
+
+    def capture(self) -> dict[str, Any]:
+        """Return everything as tensors and plain values, for a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimization.optimizer.state_dict(),
+            "schedule": self.optimization.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what `capture` returned."""
+        self.step = checkpoint["step"]
+        self.model.load_state_dict(checkpoint["model"])
+        if self.average is not None and checkpoint["average"] is not None:
+            self.average.load_state_dict(checkpoint["average"])
+        self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.optimization.schedule.load_state_dict(checkpoint["schedule"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        torch.set_rng_state(checkpoint["generator"])
+        if torch.cuda.is_available() and checkpoint["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_generator"])
+
+
+def build_detector(config: Config, device: torch.device) -> Detector:
+    """Return a detector with fresh weights, which depend on the config's seed alone."""
+    fork = TaskFork(
+        TASKS, build_method(config.multitask), seed=config.seed, telemetry_every=config.training.log_every
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Detector(config, fork, device).to(device)
+
+
+def build_state(config: Config, device: torch.device) -> TrainState:
+    """Return the state before the first step.
+
+    Raises:
+        UserError: the config asks for a precision that the device lacks.
+    """
+    precision = config.training.precision
+    if device.type != "cuda" and precision != "float32":
+        raise UserError(f"training.precision={precision} needs a CUDA device, found {device}; use float32")
+    model = build_detector(config, device)
+    decay = config.training.ema_decay
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+    half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    torch.manual_seed(config.seed)
+    return TrainState(model, average, build_optimization(model, config.training), scaler)
