@@ -61,12 +61,13 @@ class Store:
         """Open the store in a folder.
 
         Raises:
-            DataError: it isn't there, isn't finished, or a file is missing or has another size than the manifest says.
+            DataError: it isn't there, isn't finished, is empty, or a file is missing or has another size than the
+                manifest says.
         """
         root = Path(root)
         manifest = read_manifest(root)
-        if not manifest.complete:
-            raise DataError(root, f"its preparation did not finish; {layout.AGAIN}")
+        if not manifest.segments:
+            raise DataError(root, "it holds no frames: its preparation could use none of its sources")
         for segment in manifest.segments:
             _check_sizes(root, segment)
         names = tuple(segment.context_name for segment in manifest.segments)
@@ -139,7 +140,7 @@ class Store:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """Read the manifest of a store, complete or not.
+    """Read the manifest of a store.
 
     Raises:
         DataError: there is no store in the folder, or its manifest is damaged.

@@ -1,6 +1,7 @@
 """What a prepared store says of itself: the manifest, the record of each segment, and where the files lie.
 
     <root>/manifest.json                         the whole store; written last
+    <root>/unfinished.json                       while a preparation is under way: a manifest of what it is to do
     <root>/segments/<context name>/points.bin    per frame: xyz block, feature block, flag block
                                    frames.arrow  Arrow IPC: timestamp, pose, place of the points and boxes ...
                                    boxes.arrow   Arrow IPC: the labels of all frames, one after the other
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from detection3d.errors import DataError
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
 SEGMENTS = "segments"
 SEGMENT_RECORD = "segment.json"
 POINTS = "points.bin"
@@ -120,14 +122,12 @@ class Manifest(_Record):
 
     Attributes:
         schema_version: version of the layout.
-        complete: false while a preparation is under way or after it was interrupted.
         settings: the choices that all segments share.
         segments: finished segments, ascending by name; frames are numbered in this order.
-        left_out: sources of the last preparation that could not be used.
+        left_out: sources that could not be used.
     """
 
     schema_version: Literal[1] = 1
-    complete: bool
     settings: StoreSettings
     segments: tuple[SegmentRecord, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -205,21 +205,18 @@ def finished_segments(root: Path) -> dict[str, SegmentRecord]:
     return records
 
 
-def write_manifest(
-    root: Path, settings: StoreSettings, *, complete: bool = True, left_out: tuple[LeftOut, ...] = ()
-) -> Manifest:
+def write_manifest(root: Path, settings: StoreSettings, *, left_out: tuple[LeftOut, ...] = ()) -> Manifest:
     """Write the manifest for the segments that are finished now.
 
     Args:
         root: the store's folder.
         settings: the choices that all segments share.
-        complete: whether the store may be opened.
         left_out: sources that could not be used.
 
     Returns:
         The manifest as written.
     """
     segments = tuple(finished_segments(root).values())
-    manifest = Manifest(complete=complete, settings=settings, segments=segments, left_out=left_out)
+    manifest = Manifest(settings=settings, segments=segments, left_out=left_out)
     write_record(root / MANIFEST, manifest)
     return manifest

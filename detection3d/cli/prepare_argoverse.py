@@ -1,0 +1,47 @@
+"""Argoverse 2 logs to a prepared store."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detection3d.cli.preparing import add_options, prepare_and_report
+from detection3d.cli.run import run
+from detection3d.errors import UserError
+
+if TYPE_CHECKING:
+    from detection3d.data.preparation import Source
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare every log of a folder; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="prepare_argoverse.py",
+        description="Turn Argoverse 2 sensor logs into a prepared store. Run it again to go on after an interruption.",
+    )
+    add_options(parser, "a log's folder (it holds sensors/lidar), or a folder of logs")
+    options = parser.parse_args(arguments)
+    return prepare_and_report(find_sources(options.input), options, (1, 2))
+
+
+def find_sources(path: Path) -> "list[Source]":
+    """List the logs in a folder and its subfolders: whatever holds `sensors/lidar`.
+
+    Raises:
+        UserError: there is no such folder, or no log in it.
+    """
+    from detection3d.data.argoverse import read_log
+    from detection3d.data.preparation import Source
+
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such folder; give the one that holds the Argoverse 2 logs")
+    logs = sorted(folder.parent.parent for folder in path.rglob("sensors/lidar") if folder.is_dir())
+    if not logs:
+        raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
+    return [Source(log.resolve().name, log, read_log) for log in logs]
+
+
+def entry() -> None:
+    """Run the tool and exit with its status."""
+    sys.exit(run(main))
