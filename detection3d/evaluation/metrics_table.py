@@ -1,0 +1,75 @@
+"""The metrics as a table for the terminal."""
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from detection3d.evaluation.metrics import MetricRow, Metrics
+from detection3d.evaluation.metrics_json import MEAN_TYPES, mean_metrics
+
+NO_GROUND_TRUTH = "no ground truth"
+
+
+def metrics_table(metrics: Metrics, breakdown: str = "OBJECT_TYPE") -> Table:
+    """Return the rows of one breakdown, and the means, as a rich table.
+
+    Print it with `print_metrics`, or with any `rich.console.Console`.
+
+    Args:
+        metrics: the result of `evaluate`.
+        breakdown: "OBJECT_TYPE" or "RANGE".
+
+    Returns:
+        Type by level: AP and APH in percent, and the counts. Rows without any ground truth say so in place of a
+        number.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=f"{metrics.frames} frames, 3D boxes", title_justify="left")
+    table.add_column("type", no_wrap=True)
+    table.add_column("level", justify="right")
+    for name in ("AP %", "APH %", "objects", "detections", "found", "false", "missed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in metrics.rows:
+        if row.breakdown == breakdown and is_of_interest(row):
+            table.add_row(*_cells(row))
+    if breakdown == "OBJECT_TYPE":
+        table.add_section()
+        for level, mean in mean_metrics(metrics).items():
+            left_out = f", no {', '.join(mean.without_ground_truth)}" if mean.without_ground_truth else ""
+            values = (NO_GROUND_TRUTH, "") if mean.ap is None or mean.aph is None else percents(mean.ap, mean.aph)
+            table.add_row(f"mean{left_out if mean.over else ''}", str(level), *values)
+    return table
+
+
+def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
+    """Print the table; colours and lines only where the output is a terminal.
+
+    Args:
+        metrics: the result of `evaluate`.
+        console: None prints to the standard output.
+    """
+    console = Console() if console is None else console
+    table = metrics_table(metrics)
+    if not console.is_terminal:
+        # A log has no width to fit in: a table folded at 80 columns can't be searched.
+        console = Console(file=console.file, width=160, no_color=True, highlight=False)
+        table.box = None
+    console.print(table)
+
+
+def is_of_interest(row: MetricRow) -> bool:
+    """Tell whether a row has anything to say: types that the benchmark ranks always do, signs where there are any."""
+    ranked = row.breakdown == "OBJECT_TYPE" and row.shard.object_type in MEAN_TYPES
+    return ranked or row.ground_truth > 0 or row.predictions > 0
+
+
+def percents(ap: float | np.float32, aph: float | np.float32) -> tuple[str, str]:
+    """Write AP and APH in percent with two decimals."""
+    return f"{100 * float(ap):.2f}", f"{100 * float(aph):.2f}"
+
+
+def _cells(row: MetricRow) -> tuple[str, ...]:
+    name = " ".join(filter(None, (row.shard.object_type.name, row.shard.distance)))
+    values = percents(row.ap, row.aph) if row.ground_truth else (NO_GROUND_TRUTH, "")
+    counts = (row.ground_truth, row.predictions, row.true_positives, row.false_positives, row.false_negatives)
+    return (name, str(row.level), *values, *(f"{count:,}" for count in counts))
