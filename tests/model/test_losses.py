@@ -1,0 +1,100 @@
+"""Losses against scalars, in half precision, and each on its own head alone."""
+
+import math
+
+import pytest
+import torch
+
+from detection3d.config import Config
+from detection3d.config_file import load_config
+from detection3d.model.detector import Detector
+from detection3d.model.heads import TASKS
+from detection3d.model.losses import compute_losses, focal_loss
+from detection3d.model.targets import build_targets
+from detection3d.multitask import Sum, TaskFork
+from detection3d.types.tensors import BoxLabels, HeadOutputs, Points
+
+SHIPPED = ("tiny", "waymo_voxel", "real_scans")
+
+
+def one_car(config: Config) -> BoxLabels:
+    boxes = torch.tensor([[[3.0, -2.0, 0.5, 4.5, 1.9, 1.6, 0.3], [0, 0, 0, 0, 0, 0, 0]]])
+    return BoxLabels(boxes, torch.tensor([[1, 0]]), torch.tensor([[20, 0]]), torch.zeros(1, 2, 2))
+
+
+def test_focal_loss_equals_scalars() -> None:
+    logits, targets = [0.3, -1.2, 2.0, -4.0], [1.0, 0.5, 0.0, 1.0]
+    expected = 0.0
+    for x, t in zip(logits, targets, strict=True):
+        p = 1 / (1 + math.exp(-x))
+        expected -= (1 - p) ** 2 * math.log(p) if t == 1 else (1 - t) ** 4 * p**2 * math.log(1 - p)
+    ours = focal_loss(torch.tensor(logits), torch.tensor(targets))
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_focal_loss_is_finite_at_saturated_cells(dtype: torch.dtype) -> None:
+    logits = torch.tensor([-60.0, -12, -9, 9, 12, 60] * 2, dtype=dtype, requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([1.0] * 6 + [0.0] * 6))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_values_by_hand(config: Config) -> None:
+    targets = build_targets(one_car(config), config)
+    height, width = targets.heatmap.shape[2:]
+    outputs = HeadOutputs(
+        torch.zeros(1, 3, height, width), torch.zeros(1, 6, height, width), torch.zeros(1, 2, height, width)
+    )
+    losses = compute_losses(outputs, targets, config.loss)
+    assert float(losses.box) == pytest.approx(config.loss.box_weight * float(targets.box[0, 0].abs().sum()), rel=1e-5)
+    turned = abs(math.sin(0.3)) + abs(math.cos(0.3))
+    assert float(losses.orientation) == pytest.approx(config.loss.orientation_weight * turned, rel=1e-5)
+
+
+def test_losses_of_a_sample_twice_are_the_same(config: Config) -> None:
+    labels = one_car(config)
+    twice = BoxLabels(*(torch.cat([value, value]) for value in vars(labels).values()))
+    generator = torch.Generator().manual_seed(0)
+    once, doubled = build_targets(labels, config), build_targets(twice, config)
+    maps = [torch.randn(1, c, *once.heatmap.shape[2:], generator=generator) for c in (3, 6, 2)]
+    a = compute_losses(HeadOutputs(*maps), once, config.loss)
+    b = compute_losses(HeadOutputs(*(torch.cat([m, m]) for m in maps)), doubled, config.loss)
+    for x, y in zip(a.as_dict().values(), b.as_dict().values(), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_loss_reaches_its_own_alias_alone(name: str) -> None:
+    """The fork's premise, in the config's own heads; the range is made small, the layers stay."""
+    config = load_config(name, ["model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]"])
+    detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu"))
+    shared = torch.randn(1, config.model.shared_channels, 16, 16)
+    aliases = {task: shared.clone().requires_grad_() for task in TASKS}
+    maps = {task: detector.heads[task](aliases[task]) for task in TASKS}
+    targets = build_targets(one_car(config), config)
+    losses = compute_losses(
+        HeadOutputs(maps["classification"], maps["box"], maps["orientation"]), targets, config.loss
+    ).as_dict()
+    assert tuple(losses) == TASKS
+    for task, loss in losses.items():
+        gradients = torch.autograd.grad(loss, list(aliases.values()), retain_graph=True, allow_unused=True)
+        for other, gradient in zip(aliases, gradients, strict=True):
+            reached = gradient is not None and bool(gradient.any())
+            assert reached == (other == task), (task, other)
+
+
+def test_an_empty_batch_trains_every_parameter(config: Config) -> None:
+    detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu")).train()
+    nothing = Points(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
+    labels = BoxLabels(
+        torch.zeros(2, 0, 7), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
+    )  # fmt: skip
+    losses = compute_losses(detector(nothing, 2), build_targets(labels, config), config.loss)
+    sum(losses.as_dict().values(), torch.zeros(())).backward()
+    missing = [name for name, weight in detector.named_parameters() if weight.grad is None]
+    assert not missing
+    assert all(bool(weight.grad.isfinite().all()) for weight in detector.parameters() if weight.grad is not None)
