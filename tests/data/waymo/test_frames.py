@@ -62,7 +62,7 @@ def test_everything_but_the_points(make_frame: MakeFrame) -> None:
     assert [zone.tolist() for zone in frame.no_label_zones] == [[[0, 0], [10, 0], [10, 10]]]
     labels = frame.labels
     assert labels is not None
-    # The heading pi wraps to -pi, also after rounding to float32.
+    # A heading just below pi rounds to a float32 above it, which must wrap.
     expected = [[10, -3, 0.8, 4.5, 2, 1.6, -np.pi], [11, -3, 0.8, 4.5, 2, 1.6, -np.pi]]
     np.testing.assert_allclose(labels.boxes, expected, rtol=1e-6)
     assert labels.types.tolist() == [1, 2]
