@@ -57,7 +57,7 @@ def build_frame(lidars: tuple[int, ...] = (3, 1, 2), labels: int = 2) -> waymo_p
     for index in range(labels):
         label = frame.laser_labels.add(type=1 + index, id=f"object {index}", num_lidar_points_in_box=10 * index)
         label.box.center_x, label.box.center_y, label.box.center_z = 10.0 + index, -3.0, 0.8
-        label.box.length, label.box.width, label.box.height, label.box.heading = 4.5, 2.0, 1.6, np.nextafter(np.pi, 0)
+        label.box.length, label.box.width, label.box.height, label.box.heading = 4.5, 2.0, 1.6, np.pi - 1e-8
         label.detection_difficulty_level = index
         label.metadata.speed_x, label.metadata.speed_y = 3 * np.cos(yaw), 3 * np.sin(yaw)
         label.metadata.accel_z = 0.25
