@@ -102,11 +102,11 @@ def chart_style() -> AbstractContextManager[None]:
     )
 
 
-def to_svg(figure: Figure, raster_dpi: float = 130) -> str:
-    """Return a figure as SVG, without a date; artists marked as rasterized are embedded as PNG of this resolution."""
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG, transparent and without a date."""
     FigureCanvasSVG(figure)
     text = io.StringIO()
-    figure.savefig(text, format="svg", dpi=raster_dpi, transparent=True, metadata={"Date": None})
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return text.getvalue()
 
 

@@ -1,13 +1,13 @@
 """The report: one HTML file that needs nothing else, neither a network nor a server."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 
-from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT, birdseye_figure
+from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT, birdseye_figure, boxes_beyond
 from detection3d.evaluation.figures import Curve, line_figure, precision_recall_figure
 from detection3d.evaluation.metrics import MetricConfig, MetricRow, Metrics
 from detection3d.evaluation.metrics_json import MeanMetric, mean_metrics
@@ -18,7 +18,7 @@ from detection3d.files import replace_file
 __all__ = ["MAX_SCENES", "Curve", "Scene", "write_report"]
 
 MAX_SCENES = 8
-"""Pictures in a report: each takes up to 300 kB, and a report should open at once."""
+"""Pictures in a report: each takes 100 to 300 kB, and a report should open at once."""
 
 NOT_AVAILABLE = "n/a"
 
@@ -144,8 +144,8 @@ def _mean_lines(metrics: Metrics) -> list[_Line]:
     lines = []
     for level, mean in mean_metrics(metrics).items():
         ap, aph = ("", "") if mean.ap is None or mean.aph is None else percents(mean.ap, mean.aph)
-        over = ", ".join(mean.over).lower() or "no type"
-        lines.append(_Line(f"Mean over {over}", level, ap, aph, (), not lines))
+        over = ", ".join(mean.over).lower()
+        lines.append(_Line(f"Mean over {over}" if over else "Mean", level, ap, aph, (), not lines))
     return lines
 
 
@@ -173,6 +173,8 @@ def _scene_picture(scene: JudgedScene) -> _Picture:
         caption = ", ".join(parts)
     else:
         caption = f"{len(scene.boxes)} detections, no ground truth"
+    if beyond := boxes_beyond(scene):
+        caption += f"; {beyond} boxes lie outside the picture"
     extra = ", ".join(filter(None, (frame.time_of_day, frame.weather, frame.location)))
     return _Picture(
         source=_data_uri(birdseye_figure(scene)),
@@ -202,5 +204,6 @@ def _distance(row: MetricRow) -> str:
 
 
 def _data_uri(svg: str) -> str:
-    # As an image of its own, so that the identifiers inside can't clash with those of the other figures.
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    # As an image of its own, so that the identifiers inside can't clash with those of the other figures. Percent signs
+    # and brackets are escaped in place: base64 would add a third to the pictures, which hold base64 already.
+    return "data:image/svg+xml," + quote(svg, safe="/ :=;,+()!*@$?")
