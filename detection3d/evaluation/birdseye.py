@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from detection3d.evaluation.figures import MUTED, chart_style, to_svg
 from detection3d.evaluation.scenes import JudgedScene
@@ -160,5 +159,4 @@ def _draw_scores(axes: Axes, scene: JudgedScene, plain: np.ndarray, reach: float
             va="center",
             zorder=7,
             clip_on=True,
-            path_effects=[withStroke(linewidth=1.6, foreground="white")],
         )
