@@ -24,8 +24,8 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
     """
     try:
         return main(arguments)
-    except KeyboardInterrupt:
-        _complain("interrupted; what was finished before is intact")
+    except KeyboardInterrupt as error:
+        _complain(str(error) or "interrupted; what was finished before is intact")
         return INTERRUPTED
     except UserError as error:
         _complain(str(error))

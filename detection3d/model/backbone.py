@@ -6,13 +6,12 @@ stride 1, 2, 4 and 8, then a reduction along z. What is left of z becomes channe
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detection3d.config import BackboneConfig
 from detection3d.model.norm import BatchNorm
 from detection3d.model.sparse import SparseConv3d, SparseTensor, SubmanifoldConv3d, resolve_backend
 from detection3d.model.sparse.layers import BackendName
-from detection3d.model.sparse.spconv_backend import allow_tf32
+from detection3d.model.sparse.spconv_backend import choose_tf32
 from detection3d.model.voxelize import FEATURES
 
 STRIDE = 8
@@ -48,22 +47,23 @@ class SparseBackbone(nn.Module):
             fourth, config.out_channels, (3, 1, 1), "reduced", backend, stride=(2, 1, 1), padding=(0, 0, 0)
         )
         self.reduce_norm = BatchNorm(config.out_channels)
+        self.activation = nn.ReLU()
         depth = ((grid_size[0] // 8) - 1) // 2  # 24, 40, 56 voxels leave 1, 2, 3 planes
         self.out_channels = config.out_channels * depth
 
     @torch.compiler.disable
-    def forward(self, voxels: SparseTensor) -> Tensor:
+    def forward(self, voxels: SparseTensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the bird's-eye view, float32 [B, out_channels, H, W]."""
         half = self.precision == "float16" and voxels.features.is_cuda
-        if self.backend == "spconv":
-            allow_tf32(self.precision == "tf32")
+        if self.backend == "spconv" and not half:
+            choose_tf32(self.precision == "tf32")
         with torch.autocast(voxels.features.device.type, enabled=False):
             tensor = voxels.with_features(voxels.features.half()) if half else voxels
             tensor = self.stem(tensor)
             for stage in self.stages:
                 tensor = stage(tensor)
             tensor = self.reduce(tensor)
-            tensor = tensor.with_features(F.relu(self.reduce_norm(tensor.features)))
+            tensor = tensor.with_features(self.activation(self.reduce_norm(tensor.features)))
             dense = tensor.dense().flatten(1, 2)
         return dense.float() if half else dense
 
@@ -73,10 +73,11 @@ class _Stem(nn.Module):
         super().__init__()
         self.convolution = SubmanifoldConv3d(in_channels, out_channels, SUBMANIFOLD, stage, backend)
         self.norm = BatchNorm(out_channels)
+        self.activation = nn.ReLU()
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         tensor = self.convolution(tensor)
-        return tensor.with_features(F.relu(self.norm(tensor.features)))
+        return tensor.with_features(self.activation(self.norm(tensor.features)))
 
 
 class _Stage(nn.Module):
@@ -94,17 +95,16 @@ class _Stage(nn.Module):
         self.down = (
             None
             if down_padding is None
-            else SparseConv3d(
-                in_channels, out_channels, DOWN, stage, backend, stride=(2, 2, 2), padding=down_padding
-            )
+            else SparseConv3d(in_channels, out_channels, DOWN, stage, backend, stride=(2, 2, 2), padding=down_padding)
         )
         self.down_norm = None if down_padding is None else BatchNorm(out_channels)
+        self.activation = nn.ReLU()
         self.blocks = nn.ModuleList([ResidualBlock(out_channels, stage, backend) for _ in range(blocks)])
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         if self.down is not None and self.down_norm is not None:
             tensor = self.down(tensor)
-            tensor = tensor.with_features(F.relu(self.down_norm(tensor.features)))
+            tensor = tensor.with_features(self.activation(self.down_norm(tensor.features)))
         for block in self.blocks:
             tensor = block(tensor)
         return tensor
@@ -119,10 +119,11 @@ class ResidualBlock(nn.Module):
         self.first_norm = BatchNorm(channels)
         self.second = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
         self.second_norm = BatchNorm(channels)
+        self.activation = nn.ReLU()
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Keep the voxels; [V, C] to [V, C]."""
         inner = self.first(tensor)
-        inner = inner.with_features(F.relu(self.first_norm(inner.features)))
+        inner = inner.with_features(self.activation(self.first_norm(inner.features)))
         inner = self.second(inner)
-        return tensor.with_features(F.relu(self.second_norm(inner.features) + tensor.features))
+        return tensor.with_features(self.activation(self.second_norm(inner.features) + tensor.features))

@@ -17,7 +17,7 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 the base class's name
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise; the shape stays."""
         training = self.training and input.numel() > input.shape[1]
         if self.training and training and self.num_batches_tracked is not None:
@@ -25,5 +25,3 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, training, MOMENTUM, self.eps
         )
-
-

@@ -40,9 +40,7 @@ def build_targets(labels: BoxLabels, config: Config) -> Targets:
     box = torch.cat([position - cell - 0.5, labels.boxes[..., 2:3], torch.log(size)], dim=-1)
     radius = gaussian_radius(size[..., 0] / grid.cell, size[..., 1] / grid.cell, config.loss.min_overlap)
     radius = torch.floor(radius).clamp(min=config.loss.min_radius, max=LARGEST_RADIUS)
-    heatmap = draw_gaussians(
-        column, row, radius, classes, valid, shape=(len(config.classes), grid.height, grid.width)
-    )
+    heatmap = draw_gaussians(column, row, radius, classes, valid, shape=(len(config.classes), grid.height, grid.width))
     return Targets(
         heatmap=heatmap,
         cell=row * grid.width + column,

@@ -35,7 +35,9 @@ class MeanVoxelizer(nn.Module):
         self.register_buffer("low", torch.tensor(config.point_range[:3]), persistent=False)
         self.register_buffer("size", torch.tensor(config.voxel_size), persistent=False)
         reach = max(abs(value) for value in (*config.point_range[:2], *config.point_range[3:5]))
-        scale = torch.tensor([1 / reach, 1 / reach, 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0), 1, 1])
+        scale = torch.tensor(
+            [1 / reach, 1 / reach, 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0), 1, 1]
+        )
         self.register_buffer("feature_scale", scale, persistent=False)
 
     @torch.no_grad()

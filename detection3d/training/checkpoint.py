@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001 torch raises half a dozen types for damaged files
+    except Exception as error:
         raise DataError(path, f"not a readable checkpoint ({error}); delete it to use the one before") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise DataError(path, "not a checkpoint of this version of detection3d")

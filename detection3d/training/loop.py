@@ -55,9 +55,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         batch: on the device.
         config: the run.
     """
-    points = unpack(
-        batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points
-    )
+    points = unpack(batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points)
     points, labels = augment(
         points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
     )
@@ -114,8 +112,8 @@ def train(config: Config, output: Path, device: torch.device) -> None:
                 path = save_checkpoint(
                     folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints
                 )
-            if stop.requested and not done:
-                raise Interrupted(f"stopped at step {state.step}, saved in {path}; the same command goes on from there")
+                if stop.requested and not done:
+                    raise Interrupted(f"stopped at step {state.step}, saved in {path}; run the same command to go on")
         recorder.say(f"trained {state.step} steps; the run is in {output}")
 
 
@@ -124,12 +122,12 @@ def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Rec
     started = time.perf_counter()
     result = train_step(state, batch, config)
     due = state.step % config.training.log_every == 0 or state.step == config.training.steps
-    if due or not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu":
+    if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
         _refuse_non_finite(result, state, batch)
     if due:
         values = {f"loss/{task}": float(loss) for task, loss in result.losses.as_dict().items()}
-        values |= {"optimizer/gradient_norm": float(result.gradient_norm)}
-        values |= {"optimizer/learning_rate": state.optimization.schedule.get_last_lr()[0]}
+        values["optimizer/gradient_norm"] = float(result.gradient_norm)
+        values["optimizer/learning_rate"] = float(state.optimization.schedule.get_last_lr()[0])
         telemetry = state.fork.read_telemetry(result.loss_scale)
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
@@ -211,5 +209,3 @@ def _memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-

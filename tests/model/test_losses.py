@@ -91,7 +91,7 @@ def test_an_empty_batch_trains_every_parameter(config: Config) -> None:
     detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu")).train()
     nothing = Points(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
     labels = BoxLabels(
-        torch.zeros(2, 0, 7), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
+        torch.zeros(2, 0, 7), *torch.zeros(2, 2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
     )  # fmt: skip
     losses = compute_losses(detector(nothing, 2), build_targets(labels, config), config.loss)
     sum(losses.as_dict().values(), torch.zeros(())).backward()

@@ -125,7 +125,7 @@ def perfect_outputs(labels: BoxLabels, config: Config) -> HeadOutputs:
 
 def test_decoding_perfect_maps_gives_the_boxes_back(config: Config) -> None:
     samples = [
-        [(1, [x, y, 0.7, 4.4, 1.9, 1.6, heading], 9) for x, y, heading in ((-11, 3, 3.0), (0.2, -7.3, -3.1), (12, 12, 1))],
+        [(1, [x, y, 0.7, 4.4, 1.9, 1.6, a], 9) for x, y, a in ((-11, 3, 3.0), (0.2, -7.3, -3.1), (12, 12, 1))],
         [],
         [(2, [5.5, 5.5, 0.9, 0.7, 0.8, 1.7, 0.5], 3), (4, [-5.5, 2, 0.9, 1.8, 0.8, 1.7, -2.5], 3)],
     ]  # fmt: skip

@@ -5,6 +5,7 @@ results are silently wrong. Under autocast spconv would compute in float16 whate
 off around it and the features' own dtype decides.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -64,7 +65,8 @@ class SpconvBackend:
     def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> SpconvPlan:
         """Plan a submanifold convolution, once for a stage."""
         key = (self.name, "submanifold", stage, kernel_size)
-        if key not in tensor.maps:
+        known = tensor.maps.get(key)
+        if known is None or known.input_indices is not tensor.indices:  # other voxels, or the same in another order
             padding = tuple(size // 2 for size in kernel_size)
             tensor.maps[key] = self._plan(tensor, kernel_size, (1, 1, 1), padding, tensor.spatial_shape, True)
         return tensor.maps[key]
@@ -101,6 +103,7 @@ class SpconvBackend:
                 plan.masks,
                 True,  # training: keep what the backward pass needs
                 plan.submanifold,
+                fp32_accum=True,  # float16 sums lose a third digit
             )
 
     def _plan(
@@ -151,23 +154,34 @@ class SpconvBackend:
         )
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Let spconv round float32 products to TF32; one setting for the process, read in forward and backward passes."""
-    _library().constants.SPCONV_ALLOW_TF32 = allowed
+def choose_tf32(allowed: bool) -> None:
+    """Let spconv round float32 products to TF32, or forbid it, for the whole process.
+
+    Raises:
+        UserError: the process has computed with the other choice. spconv keeps the kernels that it tuned for a shape,
+            so a change would have no effect, or only on some layers.
+    """
+    constants = _library().constants
+    if _chosen_tf32 and _chosen_tf32[0] != allowed:
+        now = "on" if _chosen_tf32[0] else "off"
+        raise UserError(f"this process runs spconv with TF32 {now}; use another process for the other precision")
+    if not _chosen_tf32:
+        _chosen_tf32.append(allowed)
+        constants.SPCONV_ALLOW_TF32 = allowed
 
 
-def tf32_allowed() -> bool:
-    """Say whether spconv may round float32 products to TF32."""
-    return bool(_library().constants.SPCONV_ALLOW_TF32)
+_chosen_tf32: list[bool] = []
 
 
 @cache
 def _library() -> SimpleNamespace:
     try:
-        import spconv.constants
-        import spconv.pytorch.functional
-        import spconv.pytorch.ops
-        from spconv.core import ConvAlgo
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its build tools; nothing that a user could mend
+            import spconv.constants  # pyright: ignore[reportMissingImports]
+            import spconv.pytorch.functional  # pyright: ignore[reportMissingImports]
+            import spconv.pytorch.ops  # pyright: ignore[reportMissingImports]
+            from spconv.core import ConvAlgo  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "the spconv backend needs the packages spconv-cu126 and cumm-cu126: pip install 'detection3d[gpu]',"

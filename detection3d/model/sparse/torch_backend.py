@@ -22,7 +22,8 @@ class TorchBackend:
     def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> KernelMap:
         """Plan a submanifold convolution, once for a stage."""
         key = (self.name, "submanifold", stage, kernel_size)
-        if key not in tensor.maps:
+        known = tensor.maps.get(key)
+        if known is None or known.input_indices is not tensor.indices:  # other voxels, or the same in another order
             tensor.maps[key] = submanifold_map(tensor.indices, tensor.spatial_shape, kernel_size)
         return tensor.maps[key]
 
@@ -61,7 +62,9 @@ class _GatherMultiplyAdd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] the decorator loses the names
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         gradient = gradient.contiguous()
         features, weight = ctx.saved_tensors

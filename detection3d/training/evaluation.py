@@ -1,0 +1,162 @@
+"""Evaluation of a run: detections to parquet, Waymo metrics, metrics.json and report.html."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from detection3d.config import Config
+from detection3d.data.store import Store
+from detection3d.errors import UserError
+from detection3d.evaluation import GroundTruth, Metrics, evaluate, prepare_ground_truth
+from detection3d.evaluation.figures import Curve
+from detection3d.evaluation.ground_truth import no_ground_truth
+from detection3d.evaluation.metrics_json import write_metrics_json
+from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.report import write_report
+from detection3d.evaluation.scenes import Scene
+from detection3d.model.heads import TASKS
+from detection3d.training.inference import detect_store, load_detector
+from detection3d.training.recorder import read_metrics
+from detection3d.training.run_folder import RunFolder, describe_environment
+from detection3d.types.scene import Detections
+
+PICTURES = 6  # frames drawn in the report, spread evenly over the data set
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation wrote.
+
+    Attributes:
+        metrics: the result.
+        folder: holds detections.parquet, ground_truth.parquet, metrics.json and report.html.
+        report: the HTML file.
+    """
+
+    metrics: Metrics
+    folder: Path
+    report: Path
+
+
+def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | None, device: torch.device) -> Evaluation:
+    """Evaluate a checkpoint on the config's validation data.
+
+    Args:
+        run: the run's folder, for the training curves.
+        config: the run's, as it may have been overridden.
+        checkpoint: whose weights to use.
+        output: where to write; None takes `evaluation/<step>` in the run.
+        device: where to compute.
+
+    Raises:
+        UserError: there is no validation data, or the checkpoint can't be used.
+    """
+    if config.data.validation is None:
+        raise UserError("data.validation is not set: give the folder of a prepared store (data.validation=FOLDER)")
+    store = Store.open(config.data.validation)
+    detector, step = load_detector(config, checkpoint, device)
+    folder = output or run / "evaluation" / f"{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _progress(len(store)) as progress:
+        detections = list(detect_store(detector, store, config, device, progress))
+    write_detections(folder / "detections.parquet", detections)
+    truth = read_store_ground_truth(store)
+    write_ground_truth(folder / "ground_truth.parquet", truth)
+    metrics = evaluate(detections, truth)
+    environment = describe_environment(device)
+    provenance = {
+        "run": str(run),
+        "checkpoint": checkpoint.name,
+        "step": step,
+        "method": config.multitask.method.kind,
+        "seed": config.seed,
+        "data": str(config.data.validation),
+        "frames": len(store),
+        **environment,
+    }
+    write_metrics_json(folder, metrics, provenance)
+    report = write_report(
+        folder / "report.html",
+        metrics,
+        _scenes(store, detections),
+        title=f"{run.name}, step {step}",
+        provenance={name: _plain(value) for name, value in provenance.items()},
+        training_curves=training_curves(RunFolder(run).metrics),
+    )
+    return Evaluation(metrics, folder, report)
+
+
+def read_store_ground_truth(store: Store) -> list[GroundTruth]:
+    """Return every frame's ground truth, prepared by Waymo's rules; frames without labels are an error.
+
+    Raises:
+        UserError: a frame has no labels.
+    """
+    truth = []
+    for index in range(len(store)):
+        labels = store.labels(index)
+        name, timestamp = store.key(index)
+        if labels is None:
+            raise UserError(
+                f"{store.root}: frame {name} at {timestamp} has no labels, so nothing can be evaluated on it"
+            )
+        truth.append(prepare_ground_truth(labels, name, timestamp) if len(labels) else no_ground_truth(name, timestamp))
+    return truth
+
+
+def training_curves(path: Path) -> list[Curve]:
+    """Return the charts of a run's metrics.jsonl: losses, gradient norms at the fork, cosines and conflict."""
+    rows = read_metrics(path)
+    if not rows:
+        return []
+    pairs = [f"{first}/{second}" for i, first in enumerate(TASKS) for second in TASKS[i + 1 :]]
+    charts = [
+        ("Losses", "loss", {task: f"loss/{task}" for task in TASKS}),
+        ("Gradient norms at the fork", "L2 norm", {task: f"fork/gradient_norm/{task}" for task in TASKS}),
+        (
+            "Cosine of the tasks' gradients",
+            "cosine",
+            {pair.replace("/", ", "): f"fork/cosine/{pair}" for pair in pairs},
+        ),
+        ("Positions in conflict", "share", {"in conflict": "fork/conflict_share", "active": "fork/active_share"}),
+    ]
+    curves = []
+    for title, label, names in charts:
+        series = {name: _series(rows, key) for name, key in names.items() if any(key in row for row in rows)}
+        if series:
+            curves.append(Curve(title=title, x_label="step", y_label=label, series=series))
+    return curves
+
+
+def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _scenes(store: Store, detections: Sequence[Detections]) -> list[Scene]:
+    count = min(PICTURES, len(store))
+    chosen = [(2 * picture + 1) * len(store) // (2 * count) for picture in range(count)]
+    return [Scene(store.frame(index), detections[index]) for index in chosen]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items() if item is not None)
+    return str(value)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    console = Console()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("detecting", total=total)
+        yield lambda done: progress.update(task, completed=done)

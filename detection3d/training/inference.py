@@ -1,0 +1,100 @@
+"""A trained detector over a whole data set."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from detection3d.config import Config
+from detection3d.config_file import load_config
+from detection3d.data.loader import evaluation_batches
+from detection3d.data.packing import unpack_arrays
+from detection3d.data.store import Store
+from detection3d.data.unpack import unpack
+from detection3d.errors import DataError
+from detection3d.evaluation import overlaps_no_label_zone
+from detection3d.model.decode import decode, to_detections
+from detection3d.model.detector import Detector
+from detection3d.training.checkpoint import load_checkpoint
+from detection3d.training.loop import DENSE_DTYPES
+from detection3d.training.run_folder import RunFolder
+from detection3d.training.state import build_detector
+from detection3d.types.scene import Detections
+from detection3d.types.tensors import to_device
+
+AVERAGE_PREFIX = "module."  # AveragedModel's name for the model in it
+
+
+def load_run_config(run: Path, overrides: list[str]) -> Config:
+    """Read a run's resolved config; overrides may change what evaluation uses, such as `data.validation`.
+
+    Raises:
+        UserError: the folder is not a run, or an override is wrong.
+    """
+    return load_config(RunFolder(run).config, overrides)
+
+
+def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:
+    """Return the detector of a checkpoint, in evaluation mode, and its step.
+
+    The averaged weights are taken where the run keeps them.
+
+    Raises:
+        DataError: the checkpoint is damaged or belongs to another network.
+    """
+    saved = load_checkpoint(checkpoint)
+    weights = saved["model"]
+    if saved["average"] is not None:
+        averaged = saved["average"].items()
+        weights = {
+            name.removeprefix(AVERAGE_PREFIX): value for name, value in averaged if name.startswith(AVERAGE_PREFIX)
+        }
+    detector = build_detector(config, device)
+    try:
+        detector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(checkpoint, f"the weights do not fit the network of this config: {error}") from error
+    return detector.eval(), saved["step"]
+
+
+@torch.no_grad()
+def detect_store(
+    detector: Detector,
+    store: Store,
+    config: Config,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Detections]:
+    """Detect in every frame of a store, in its order.
+
+    Args:
+        detector: in evaluation mode, on the device.
+        store: the frames.
+        config: which points to use, and how to decode.
+        device: where to compute.
+        progress: called with the number of frames done.
+
+    Yields:
+        What was found in each frame; detections that hold a point of a no-label zone are flagged.
+    """
+    done = 0
+    dtype = DENSE_DTYPES[config.training.precision] if device.type == "cuda" else torch.float32
+    for host_batch in evaluation_batches(store, batch_size=config.training.batch_size, workers=config.data.workers):
+        batch = to_device(host_batch, device)
+        points = unpack(
+            batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points
+        )
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            outputs = detector(points, batch.size)
+        for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
+            yield _flag_no_label_zone(found, store, done + frame)
+        done += batch.size
+        progress(done)
+
+
+def _flag_no_label_zone(detections: Detections, store: Store, frame: int) -> Detections:
+    points, _, _, in_zone = unpack_arrays(store.packed(frame))
+    if not in_zone.any():
+        return detections
+    return replace(detections, overlaps_no_label_zone=overlaps_no_label_zone(detections.boxes, points[in_zone, :3]))

@@ -1,0 +1,184 @@
+"""Largest errors of spconv against the float64 torch backend on a real scan, as one line of JSON.
+
+python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from detection3d.config import BackboneConfig, Config
+from detection3d.config_file import load_config
+from detection3d.model.backbone import SparseBackbone
+from detection3d.model.sparse import InverseConv3d, SparseConv3d, SparseTensor, SubmanifoldConv3d
+from detection3d.model.sparse.spconv_backend import choose_tf32
+from detection3d.model.voxelize import MeanVoxelizer
+from detection3d.types.tensors import Points
+
+DEVICE = torch.device("cuda")
+
+
+def read_voxels(shared: Path, config: Config) -> SparseTensor:
+    """One real scan encoded in Waymo's format: all lidars and returns of its first frame."""
+    archive = np.load(shared / "waymo" / "encoded" / "official_points.npz")
+    xyz = np.concatenate([archive[name] for name in sorted(archive.files) if name.startswith("frame0_")])
+    points = torch.zeros(len(xyz), 5, device=DEVICE)
+    points[:, :3] = torch.from_numpy(xyz)
+    points[:, 3:] = torch.rand(len(xyz), 2, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    return MeanVoxelizer(config.model).to(DEVICE)(
+        Points(points, torch.zeros(len(points), dtype=torch.int64, device=DEVICE)), 1
+    )
+
+
+def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((ours.detach().double() - reference.detach()).abs().max() / reference.detach().abs().max())
+
+
+def align(result: SparseTensor, reference: SparseTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features of both in the reference's order; the backends number their output voxels differently."""
+
+    def order(tensor: SparseTensor) -> torch.Tensor:
+        b, z, y, x = tensor.indices.long().unbind(1)
+        return (((b * 2048 + z) * 4096 + y) * 4096 + x).argsort()
+
+    a, b = order(result), order(reference)
+    assert torch.equal(result.indices[a], reference.indices[b])
+    return result.features[a], reference.features[b]
+
+
+def layer_errors(kind: str, precision: str, voxels: SparseTensor) -> dict[str, float]:
+    torch.manual_seed(0)
+    dtype = torch.float16 if precision == "float16" else torch.float32
+    start = torch.randn(len(voxels.features), 32, device=DEVICE)
+    cotangents: dict[str, torch.Tensor] = {}
+
+    def run(backend: str, dtype: torch.dtype) -> tuple[SparseTensor, torch.Tensor, list[torch.Tensor]]:
+        torch.manual_seed(1)
+        down = {"kernel_size": (3, 3, 3), "stride": (2, 2, 2), "padding": (1, 1, 1)}
+        if kind == "reduce":
+            down = {"kernel_size": (3, 1, 1), "stride": (2, 1, 1), "padding": (0, 0, 0)}
+        layers: list[nn.Module] = []
+        if kind == "submanifold":
+            layers = [SubmanifoldConv3d(32, 64, (3, 3, 3), "a", backend)]  # type: ignore[arg-type]
+        else:
+            layers = [SparseConv3d(32, 64, stage="a", backend=backend, **down)]  # type: ignore[arg-type]
+        if kind == "inverse":
+            layers.append(InverseConv3d(64, 32, (3, 3, 3), "a", backend, stride=(2, 2, 2)))  # type: ignore[arg-type]
+        net = nn.Sequential(*layers).to(DEVICE, torch.float64 if dtype == torch.float64 else torch.float32)
+        features = start.to(dtype).requires_grad_()
+        result = net(SparseTensor(features, voxels.indices, voxels.spatial_shape, 1))
+        return result, features, [layer.weight for layer in net]
+
+    reference, reference_input, reference_weights = run("torch", torch.float64)
+    ours, our_input, our_weights = run("spconv", dtype)
+    assert ours.features.dtype == dtype
+    a, b = align(ours, reference)
+    cotangents["all"] = torch.randn(b.shape, device=DEVICE)
+    expected = torch.autograd.grad((b * cotangents["all"].double()).sum(), [reference_input, *reference_weights])
+    found = torch.autograd.grad((a.float() * cotangents["all"]).sum(), [our_input, *our_weights])
+    errors = {"output": relative_error(a, b)}
+    errors |= {f"gradient {i}": relative_error(f, e) for i, (f, e) in enumerate(zip(found, expected, strict=True))}
+    return errors
+
+
+class RecordedReLU(nn.Module):
+    """ReLU that notes which elements pass, or replays the note of another run.
+
+    Rounding moves a few of millions of activations across zero, where the gradient jumps; with the same elements
+    passing, both backends differentiate the same function.
+    """
+
+    def __init__(self, masks: list[torch.Tensor], replay: bool) -> None:
+        super().__init__()
+        self.masks, self.replay = masks, replay
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not self.replay:
+            self.masks.append(values > 0)
+            return torch.relu(values)
+        return values * self.masks.pop(0)
+
+
+def backbone_errors(precision: str, voxels: SparseTensor, config: Config) -> dict[str, float]:
+    settings = config.model.backbone.model_dump() | {"backend": "torch", "precision": "float32"}
+    torch.manual_seed(0)
+    reference = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE).double()
+    settings |= {"backend": "spconv", "precision": precision}
+    ours = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
+    ours.load_state_dict(copy.deepcopy(reference.state_dict()))
+    ours.float()
+    orders: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
+    _instrument(ours, masks, replay=False)
+    _note_indices(ours, orders)
+    our_input = voxels.features.clone().requires_grad_()
+    our_output = ours(voxels.with_features(our_input))
+    _instrument(reference, masks, replay=True)
+    _replay_indices(reference, orders)
+    reference_input = voxels.features.double().requires_grad_()
+    fresh = SparseTensor(reference_input, voxels.indices, voxels.spatial_shape, 1)
+    reference_output = reference(fresh)
+    assert not masks
+
+    cotangent = torch.randn(reference_output.shape, device=DEVICE)
+    expected = torch.autograd.grad(
+        (reference_output * cotangent.double()).sum(), [reference_input, *reference.parameters()]
+    )
+    found = torch.autograd.grad((our_output * cotangent).sum(), [our_input, *ours.parameters()])
+    errors = {"output": relative_error(our_output, reference_output), "input": relative_error(found[0], expected[0])}
+    names = [name for name, _ in reference.named_parameters()]
+    errors |= {name: relative_error(f, e) for name, f, e in zip(names, found[1:], expected[1:], strict=True)}
+    return errors
+
+
+def _instrument(backbone: SparseBackbone, masks: list[torch.Tensor], replay: bool) -> None:
+    for module in backbone.modules():
+        if isinstance(getattr(module, "activation", None), nn.ReLU):
+            module.activation = RecordedReLU(masks, replay)
+
+
+def _strided_layers(backbone: SparseBackbone) -> list[SparseConv3d]:
+    return [module for module in backbone.modules() if isinstance(module, SparseConv3d)]
+
+
+def _note_indices(backbone: SparseBackbone, orders: list[torch.Tensor]) -> None:
+    for layer in _strided_layers(backbone):
+        layer.register_forward_hook(lambda _m, _i, result: orders.append(result.indices))
+
+
+def _replay_indices(backbone: SparseBackbone, orders: list[torch.Tensor]) -> None:
+    def reorder(_module: nn.Module, _inputs: object, result: SparseTensor) -> SparseTensor:
+        wanted = orders.pop(0)
+
+        def key(indices: torch.Tensor) -> torch.Tensor:
+            b, z, y, x = indices.long().unbind(1)
+            return ((b * 2048 + z) * 4096 + y) * 4096 + x
+
+        ours, theirs = key(result.indices), key(wanted)
+        order = ours.argsort()[theirs.argsort().argsort()]
+        assert torch.equal(ours[order], theirs)
+        return SparseTensor(result.features[order], wanted, result.spatial_shape, 1, result.maps)
+
+    for layer in _strided_layers(backbone):
+        layer.register_forward_hook(reorder)
+
+
+def main() -> None:
+    """Measure all layer kinds and the backbone."""
+    precision, shared = sys.argv[1], Path(sys.argv[2])
+    config = load_config("waymo_voxel")
+    voxels = read_voxels(shared, config)
+    if precision != "float16":
+        choose_tf32(precision == "tf32")
+    errors = {kind: layer_errors(kind, precision, voxels) for kind in ("submanifold", "strided", "reduce", "inverse")}
+    errors["backbone"] = backbone_errors(precision, voxels, config)
+    sys.stdout.write(json.dumps({"voxels": len(voxels.features), "errors": errors}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
