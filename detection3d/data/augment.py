@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detection3d.config import AugmentationConfig
 from detection3d.data.counter_hash import uniform
+from detection3d.geometry.device.boxes import wrap_angle
 from detection3d.types.tensors import BoxLabels, Points
 
 _PARAMETERS = 0x41554731  # streams of `uniform`; arbitrary, but a change changes every run
@@ -157,6 +158,5 @@ def _turn(vectors: Tensor, linear: Tensor) -> Tensor:
 
 
 def _wrap(angle: Tensor) -> Tensor:
-    """Wrap to [-pi, pi); what is inside already keeps its bits."""
-    wrapped = angle - 2 * math.pi * torch.floor((angle + math.pi) / (2 * math.pi))
-    return torch.where(wrapped >= math.pi, wrapped - 2 * math.pi, wrapped)
+    """Wrap to [-pi, pi), leaving alone what is inside: wrapping rounds."""
+    return torch.where(angle.abs() < math.pi, angle, wrap_angle(angle))

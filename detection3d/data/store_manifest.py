@@ -11,15 +11,14 @@
 A segment's folder appears by one rename when all its files are on the disk. The records are JSON, checked by pydantic.
 """
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detection3d.errors import DataError
+from detection3d.files import replace_file
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -161,27 +160,7 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 def write_record(path: Path, record: SegmentRecord | Manifest) -> None:
     """Write a record so that a reader finds the old or the new file, whole, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(record.model_dump_json(indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(path, record.model_dump_json(indent=1).encode())
 
 
 def finished_segments(root: Path) -> dict[str, SegmentRecord]:

@@ -18,6 +18,7 @@ from detection3d.data import store_manifest as layout
 from detection3d.data.packing import PackedArrays, PackingLosses, pack
 from detection3d.data.store_tables import box_table, frame_table
 from detection3d.errors import DataError, UserError
+from detection3d.files import replace_file
 from detection3d.types.scene import Boxes, Frame
 
 
@@ -72,7 +73,11 @@ class SegmentWriter:
         self._temporary.mkdir(parents=True)
         # Unbuffered: a frame is one large write, and a full disk shows at the frame that it stopped.
         self._file = (self._temporary / layout.POINTS).open("wb", buffering=0)
-        self._append(layout.POINTS_MAGIC)
+        try:
+            self._append(layout.POINTS_MAGIC)
+        except BaseException:
+            self._clean_up()
+            raise
         return self
 
     def __exit__(
@@ -82,9 +87,7 @@ class SegmentWriter:
             if error is None:
                 self._publish()
         finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._clean_up()
 
     @property
     def frames(self) -> int:
@@ -169,14 +172,19 @@ class SegmentWriter:
                 layout.BOXES: _write_table(self._temporary / layout.BOXES, box_table(labels)),
             },
         )
-        layout.write_record(self._temporary / layout.SEGMENT_RECORD, record)  # syncs the folder too
+        layout.write_record(self._temporary / layout.SEGMENT_RECORD, record)
         self._refuse_existing()
         outdated = self._temporary.with_name(f"{self._temporary.name}.outdated")
         if self._replace and self._final.exists():
             self._final.rename(outdated)
         self._temporary.rename(self._final)
-        layout.sync_folder(self._folder)
+        _flush_folder(self._folder)
         shutil.rmtree(outdated, ignore_errors=True)
+
+    def _clean_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _refuse_existing(self) -> None:
         if not self._replace and self._final.exists():
@@ -219,14 +227,20 @@ def _check_labels(labels: Boxes) -> None:
         raise UserError(f"box {first} ({labels.ids[first]!r}) is ({values}); numbers must be finite and sizes positive")
 
 
+def _flush_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_table(path: Path, table: pa.Table) -> layout.FileRecord:
     """Write an Arrow IPC file of one record batch and force it to the disk."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=None)
     content = sink.getvalue().to_pybytes()
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    replace_file(path, content)
     return layout.FileRecord(size=len(content), crc32c=google_crc32c.value(content))

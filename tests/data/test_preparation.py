@@ -1,0 +1,297 @@
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detection3d.cli import prepare_argoverse, prepare_waymo
+from detection3d.cli.run import run
+from detection3d.data import store_writer
+from detection3d.data.preparation import Source, prepare
+from detection3d.data.store import SegmentRecord, Store, StoreSettings, verify
+from detection3d.data.waymo import read_segment
+from detection3d.errors import UserError
+from tests.conftest import ROOT
+from tests.data.made_frames import read_recipe, write_recipe
+
+
+def recipes(folder: Path, count: int = 3, **recipe: object) -> list[Source]:
+    folder.mkdir(exist_ok=True)
+    return [write_recipe(folder / f"s{number}.json", **recipe) for number in range(count)]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Everything that belongs to the store; manifests of the same segments are the same."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_prepares_every_source_and_does_nothing_the_second_time(tmp_path):
+    sources = recipes(tmp_path / "in")
+    seen = []
+    outcome = prepare(sources, tmp_path / "out", report=lambda progress, result: seen.append((progress, result)))
+    assert (len(outcome.prepared), outcome.skipped, outcome.left_out) == (3, 0, ())
+    assert [(progress.done, progress.total, progress.frames) for progress, _ in seen] == [
+        (1, 3, 3),
+        (2, 3, 6),
+        (3, 3, 9),
+    ]
+    store = Store.open(tmp_path / "out")
+    assert [store.key(index) for index in range(9)] == [(f"s{s}", 1000 + f) for s in range(3) for f in range(3)]
+    assert verify(tmp_path / "out") == []
+
+    before = contents(tmp_path / "out")
+    modified = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "segments").rglob("*")}
+    again = prepare(sources, tmp_path / "out")
+    assert (len(again.prepared), again.skipped) == (0, 3)
+    assert contents(tmp_path / "out") == before
+    assert modified == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "segments").rglob("*")}
+
+
+def test_a_changed_source_is_prepared_again_and_the_others_are_not(tmp_path):
+    sources = recipes(tmp_path / "in")
+    prepare(sources, tmp_path / "out")
+    write_recipe(sources[1].path, frames=5)
+    outcome = prepare(sources, tmp_path / "out")
+    assert [record.context_name for record in outcome.prepared] == ["s1"]
+    assert len(Store.open(tmp_path / "out")) == 3 + 5 + 3
+    assert verify(tmp_path / "out") == []
+
+
+def test_a_cut_segment_is_prepared_again(tmp_path):
+    sources = recipes(tmp_path / "in")
+    prepare(sources, tmp_path / "out")
+    os.truncate(tmp_path / "out" / "segments" / "s2" / "points.bin", 100)
+    assert [record.context_name for record in prepare(sources, tmp_path / "out").prepared] == ["s2"]
+    assert verify(tmp_path / "out") == []
+
+
+def test_goes_on_with_the_rest_and_lists_what_it_left_out(tmp_path):
+    sources = recipes(tmp_path / "in", 6)
+    write_recipe(sources[0].path, fail_at=2)
+    write_recipe(sources[1].path, crash_at=0)
+    write_recipe(sources[2].path, points=0)
+    write_recipe(sources[3].path, frames=0)
+    write_recipe(sources[4].path, context_name="s5")
+    outcome = prepare(list(reversed(sources)), tmp_path / "out")
+    reasons = [(entry.name, entry.record, entry.reason) for entry in outcome.left_out]
+    assert reasons[0] == ("s0.json", 2, "the record's checksum is wrong")
+    assert reasons[1][2].startswith("unexpected KeyError at made_frames.py:")
+    assert reasons[2][2].startswith("no lidar points in any of its 3 frames")
+    assert reasons[3][2] == "it holds no frames"
+    assert reasons[4][0] == "s4.json"
+    assert "segment 's5' is in the store already" in reasons[4][2]
+    assert len(outcome.prepared) == 1
+
+    store = Store.open(tmp_path / "out")
+    assert {store.key(index)[0] for index in range(len(store))} == {"s5"}
+    assert sorted(path.name for path in (tmp_path / "out" / "segments").iterdir()) == ["s5"]
+    mended = [write_recipe(source.path) for source in sources]
+    assert prepare(mended, tmp_path / "out").manifest.left_out == ()
+    assert len(Store.open(tmp_path / "out")) == 18
+
+
+def test_a_missing_source_is_left_out(tmp_path):
+    source = Source("gone", tmp_path / "gone", read_recipe)
+    (entry,) = prepare([source], tmp_path / "out").left_out
+    assert entry.reason.startswith("can't be read")
+
+
+def test_other_settings_need_another_folder(tmp_path):
+    sources = recipes(tmp_path / "in", 1)
+    prepare(sources, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match="segment s0 was prepared with returns=\\(1, 2\\)"):
+        prepare(sources, tmp_path / "out", settings=StoreSettings(returns=(1,)))
+    assert contents(tmp_path / "out") == before
+
+
+def test_two_preparations_at_once_are_refused(tmp_path):
+    sources = recipes(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another preparation is writing into it"):
+            prepare(sources, tmp_path / "out")
+
+
+def test_the_output_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="a file stands where the output folder should be"):
+        prepare(recipes(tmp_path / "in", 1), tmp_path / "out")
+
+
+def test_a_full_disk_stops_it_and_earlier_results_stay(tmp_path, monkeypatch):
+    sources = recipes(tmp_path / "in")
+    prepare(sources[:1], tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writer.SegmentWriter, "_append", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            prepare(sources, tmp_path / "out")
+    assert caught.value.filename == str(tmp_path / "out")
+    after = contents(tmp_path / "out")
+    after.pop("unfinished.json")
+    assert after == before
+    assert len(Store.open(tmp_path / "out")) == 3
+    prepare(sources, tmp_path / "out")
+    assert len(Store.open(tmp_path / "out")) == 9
+
+
+def test_an_interrupted_input_is_not_forgotten_by_a_run_over_another(tmp_path, monkeypatch):
+    first, second = recipes(tmp_path / "a", 2)
+    monkeypatch.setattr(store_writer.SegmentWriter, "_publish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare([first], tmp_path / "out")
+    monkeypatch.undo()
+    outcome = prepare([second], tmp_path / "out")
+    assert [(entry.name, entry.reason) for entry in outcome.manifest.left_out] == [
+        ("s0.json", "its preparation was interrupted; run it again")
+    ]
+    assert prepare([first], tmp_path / "out").manifest.left_out == ()
+
+
+def test_processes_write_the_same_store(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)  # spawned processes import the reader by its name
+    sources = recipes(tmp_path / "in", 4)
+    write_recipe(sources[2].path, fail_at=1)
+    alone, together = (prepare(sources, tmp_path / str(workers), workers=workers) for workers in (1, 2))
+    assert together.left_out == alone.left_out
+    assert contents(tmp_path / "2") == contents(tmp_path / "1")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from detection3d.data.preparation import prepare
+from tests.data.made_frames import Source, read_recipe
+
+if __name__ == "__main__":
+    files = sorted(Path(sys.argv[1]).iterdir())
+    sources = [Source(path.name, path, read_recipe) for path in files]
+    say_done = lambda progress, result: print("done", flush=True)
+    prepare(sources, Path(sys.argv[2]), workers=int(sys.argv[3]), report=say_done)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_after_kill_9_a_second_run_completes_the_store(tmp_path, workers, monkeypatch):
+    sources = recipes(tmp_path / "in", 4, frames=4, pause=0.05)
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    command = [sys.executable, script, tmp_path / "in", tmp_path / "out", str(workers)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        time.sleep(0.12)  # into the next segment, past its first frame
+        process.send_signal(signal.SIGKILL)
+    left = sorted(path.name for path in (tmp_path / "out" / "segments").iterdir())
+    assert any(name.startswith(".") for name in left)
+    assert 1 <= len([name for name in left if not name.startswith(".")]) < 4
+    with pytest.raises(UserError, match="its preparation did not finish"):
+        Store.open(tmp_path / "out")
+    if workers > 1:
+        assert _ends(process.pid), "the workers outlived the process that was killed"
+
+    outcome = prepare(sources, tmp_path / "out")
+    assert outcome.skipped >= 1
+    prepare(sources, tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    assert verify(tmp_path / "out") == []
+
+
+def _ends(group: int) -> bool:
+    """Whether every process of the group is gone within three seconds."""
+    for _ in range(60):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_waymo_tool_on_real_format_files(tmp_path, shared, capfd):
+    source = shared / "waymo" / "encoded" / "v1"
+    command = ["--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1", "--verify"]
+    assert run(prepare_waymo.main, command) == 0
+    assert "verified: every file matches its checksum" in capfd.readouterr().out
+    store = Store.open(tmp_path / "out")
+    frames = list(read_segment(next(source.glob("*.tfrecord"))))
+    assert len(store) == len(frames) == 3
+    for index, frame in enumerate(frames):
+        stored = store.frame(index)
+        assert stored.key == frame.key
+        assert np.abs(stored.points[:, :3] - frame.points[:, :3]).max() <= 2.0**-8
+        np.testing.assert_array_equal(stored.lidar, frame.lidar)
+        assert stored.labels.ids == frame.labels.ids
+    assert run(prepare_waymo.main, command) == 0
+    assert "nothing to do: all 1 sources" in capfd.readouterr().out
+
+
+def test_frames_without_lidar_are_refused_by_the_waymo_tool(tmp_path, shared, capfd):
+    command = ["--input", str(shared / "waymo" / "frames"), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert run(prepare_waymo.main, command) == 1
+    assert "no_label_zones_two_frames.tfrecord: no lidar points in any of its 2 frames" in capfd.readouterr().err
+
+
+def test_a_damaged_store_fails_the_tool(tmp_path, shared, capfd):
+    source = shared / "waymo" / "encoded" / "v1"
+    command = ["--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1", "--verify"]
+    assert run(prepare_waymo.main, command) == 0
+    points = next((tmp_path / "out").rglob("points.bin"))
+    content = bytearray(points.read_bytes())
+    content[1000] ^= 8
+    points.write_bytes(content)
+    assert run(prepare_waymo.main, command) == 1
+    assert "points.bin: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("main", "make", "message"),
+    [
+        (prepare_waymo.main, lambda folder: folder / "nowhere", "there is no such file or folder"),
+        (prepare_waymo.main, lambda folder: folder, r"no .tfrecord file in it (it is empty)"),
+        (prepare_argoverse.main, lambda folder: folder / "nowhere", "there is no such folder"),
+        (prepare_argoverse.main, lambda folder: folder, "no folder in it holds sensors/lidar"),
+    ],
+)
+def test_no_input(tmp_path, capfd, main, make, message):
+    (tmp_path / "in").mkdir()
+    assert run(main, ["--input", str(make(tmp_path / "in")), "--output", str(tmp_path / "out")]) == 1
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_tfrecord_among_other_files(tmp_path, capfd):
+    (tmp_path / "notes.txt").write_text("")
+    assert run(prepare_waymo.main, ["--input", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "(1 other files, such as notes.txt)" in capfd.readouterr().err
+
+
+def test_a_file_that_is_no_tfrecord_is_listed(tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tfrecord").write_text("this is not a record")
+    command = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert run(prepare_waymo.main, command) == 1
+    assert "a.tfrecord: not a TFRecord file" in capfd.readouterr().err
+
+
+def test_the_argoverse_tool(tmp_path, shared):
+    source = shared / "real" / "argoverse2"
+    assert run(prepare_argoverse.main, ["--input", str(source), "--output", str(tmp_path), "--workers", "1"]) == 0
+    assert len(Store.open(tmp_path)) == 3
+    records = json.loads((tmp_path / "manifest.json").read_text())["segments"]
+    names = [SegmentRecord.model_validate(record).source.name for record in records]
+    assert names == sorted(path.name for path in source.iterdir())
