@@ -214,7 +214,12 @@ def _decode_pose(transform: waymo_pb2.Transform, name: str) -> Float64Array:
     pose = values.reshape(4, 4)
     rotation = pose[:3, :3]
     # Generous, for files whose numbers went through float32; a transposed or scaled matrix is far off.
-    rigid = np.isfinite(pose).all() and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
+    # Bounded first, since a damaged number's square may overflow.
+    rigid = (
+        (np.abs(rotation) < 2).all()
+        and np.isfinite(pose).all()
+        and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
+    )
     if not rigid or np.linalg.det(rotation) < 0 or not np.array_equal(pose[3], (0, 0, 0, 1)):
         raise MalformedFrameError(f"{name} isn't a rotation and a translation: {values.tolist()}")
     return pose

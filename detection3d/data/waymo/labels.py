@@ -9,6 +9,9 @@ from detection3d.geometry.host.boxes import wrap_angle
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Boxes, Float64Array
 
+# Metres, radians, metres a second: more is damage, and might overflow float32.
+_LARGEST = 1e9
+
 
 def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxes:
     """Turn a frame's laser labels into boxes, in their order.
@@ -21,7 +24,7 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
         pose: float64 [4, 4], vehicle to global.
 
     Raises:
-        MalformedFrameError: a label has no box, or a number that isn't finite.
+        MalformedFrameError: a label has no box, or a number that isn't finite or is absurdly large.
     """
     boxes = np.zeros((len(labels), 7))
     motion = np.zeros((len(labels), 2, 3))
@@ -49,9 +52,9 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
 
 
 def _check_finite(boxes: Float64Array, motion: Float64Array, labels: Sequence[waymo_pb2.Label]) -> None:
-    finite = np.isfinite(boxes).all(axis=1) & np.isfinite(motion).all(axis=(1, 2))
+    finite = (np.abs(boxes) < _LARGEST).all(axis=1) & (np.abs(motion) < _LARGEST).all(axis=(1, 2))
     for index in np.flatnonzero(~finite)[:1]:
         raise MalformedFrameError(
-            f"label {index} ({labels[index].id!r}) has a number that isn't finite: box {boxes[index].tolist()}, "
-            f"speed and acceleration {motion[index].tolist()}"
+            f"label {index} ({labels[index].id!r}) has a number that isn't finite, or absurdly large: "
+            f"box {boxes[index].tolist()}, speed and acceleration {motion[index].tolist()}"
         )

@@ -163,3 +163,19 @@ def test_no_torch_and_no_tensorflow() -> None:
     code = "import sys, detection3d.data.waymo; print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_damaged_payloads_give_a_frame_or_a_data_error(make_frame: MakeFrame) -> None:
+    """No other error, whatever the bytes: preparation goes on after a DataError, and stops at anything else."""
+    good = make_frame().SerializeToString()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        payload = bytearray(good)
+        for position in rng.integers(0, len(payload), rng.integers(1, 4)):
+            payload[position] = rng.integers(256)
+        try:
+            decode_frame(bytes(payload[: rng.integers(1, len(payload))] if rng.random() < 0.1 else payload))
+        except DataError:
+            refused += 1
+    assert 100 < refused < 400
