@@ -1,0 +1,161 @@
+import itertools
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detection3d.data.loader import build_loader, evaluation_batches
+from detection3d.data.store import Store
+from detection3d.errors import DataError, UserError
+from detection3d.types.tensors import Batch
+from tests.data.made_frames import make_frame, write_store
+
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    root = tmp_path_factory.mktemp("store")
+    first = [make_frame("a", time, points=20 + time, boxes=time) for time in range(4)]
+    second = [make_frame("b", 9, points=0), make_frame("b", 10, boxes=None), make_frame("b", 11, boxes=5)]
+    write_store(root, {"a": first, "b": second})
+    return Store.open(root)
+
+
+def assert_equal(actual: Batch, expected: Batch) -> None:
+    assert actual.keys == expected.keys
+    assert torch.equal(actual.sample_index, expected.sample_index)
+    for part in ("points", "labels"):
+        ours, theirs = getattr(actual, part), getattr(expected, part)
+        for field in fields(theirs):
+            assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name)), field.name
+
+
+def concatenate_points(batches: list[Batch]) -> list[torch.Tensor]:
+    names = ("xyz", "features", "flags", "counts")
+    return [torch.cat([getattr(batch.points, name) for batch in batches]) for name in names]
+
+
+def test_a_batch_holds_the_frames_of_the_store(store):
+    number = {store.key(index): index for index in range(len(store))}
+    (batch,) = build_loader(store, global_batch_size=FRAMES, seed=0, total_steps=1)
+    assert sorted(number[key] for key in batch.keys) == list(range(FRAMES))
+    assert batch.sample_index.tolist() == list(range(FRAMES))
+    assert batch.labels.boxes.shape == (FRAMES, 5, 7)
+    ends = batch.points.counts.cumsum(0).tolist()
+    for sample, (key, end) in enumerate(zip(batch.keys, ends, strict=True)):
+        packed, labels = store.packed(number[key]), store.labels(number[key])
+        rows = slice(end - len(packed), end)
+        np.testing.assert_array_equal(batch.points.xyz[rows].numpy(), packed.xyz)
+        np.testing.assert_array_equal(batch.points.features[rows].numpy(), packed.features)
+        np.testing.assert_array_equal(batch.points.flags[rows].numpy(), packed.flags)
+        count = 0 if labels is None else len(labels)
+        assert (batch.labels.types[sample, count:] == 0).all()
+        assert (batch.labels.boxes[sample, count:] == 0).all()
+        if labels is not None:
+            np.testing.assert_array_equal(batch.labels.boxes[sample, :count].numpy(), labels.boxes)
+            np.testing.assert_array_equal(batch.labels.types[sample, :count].numpy(), labels.types)
+            np.testing.assert_array_equal(batch.labels.num_points[sample, :count].numpy(), labels.num_points)
+            np.testing.assert_array_equal(batch.labels.velocity[sample, :count].numpy(), labels.velocity[:, :2])
+    types = {field.name: getattr(batch.labels, field.name).dtype for field in fields(batch.labels)}
+    assert types == {
+        "boxes": torch.float32,
+        "types": torch.int64,
+        "num_points": torch.int64,
+        "velocity": torch.float32,
+    }
+
+
+def test_frames_without_boxes_or_points_make_a_batch(store):
+    batches = list(evaluation_batches(store, batch_size=1))
+    assert batches[0].labels.boxes.shape == (1, 1, 7)  # no boxes: one column of padding
+    assert batches[5].labels.types.tolist() == [[0]]  # no labels
+    assert batches[4].points.xyz.shape == (0, 3)
+
+
+def test_every_epoch_holds_every_frame_once_in_another_order(store):
+    batches = list(build_loader(store, global_batch_size=3, seed=5, total_steps=FRAMES))  # three epochs
+    keys = [key for batch in batches for key in batch.keys]
+    epochs = [keys[start : start + FRAMES] for start in range(0, 3 * FRAMES, FRAMES)]
+    assert all(len(set(epoch)) == FRAMES for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert torch.cat([batch.sample_index for batch in batches]).tolist() == list(range(3 * FRAMES))
+    other = [key for batch in build_loader(store, global_batch_size=3, seed=6, total_steps=3) for key in batch.keys]
+    assert other != keys[:9]
+
+
+def test_without_shuffling_the_order_is_that_of_the_store(store):
+    batches = build_loader(store, global_batch_size=5, seed=5, total_steps=2, shuffle=False)
+    keys = [key for batch in batches for key in batch.keys]
+    assert keys == [store.key(index % FRAMES) for index in range(10)]
+
+
+@pytest.mark.parametrize("start", [1, 4, 6])
+def test_a_resumed_run_gets_the_same_batches(store, start):
+    whole = list(build_loader(store, global_batch_size=4, seed=1, total_steps=6))
+    rest = list(build_loader(store, global_batch_size=4, seed=1, total_steps=6, start_step=start))
+    assert len(rest) == 6 - start
+    for actual, expected in zip(rest, whole[start:], strict=True):
+        assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_the_ranks_together_hold_the_global_batch(store, world_size):
+    options = {"global_batch_size": 6, "seed": 2, "total_steps": 4}
+    ranks = [build_loader(store, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    for whole, *shares in zip(build_loader(store, **options), *ranks, strict=True):
+        assert [share.size for share in shares] == [6 // world_size] * world_size
+        assert tuple(key for share in shares for key in share.keys) == whole.keys
+        assert torch.equal(torch.cat([share.sample_index for share in shares]), whole.sample_index)
+        for actual, expected in zip(concatenate_points(shares), concatenate_points([whole]), strict=True):
+            assert torch.equal(actual, expected)
+
+
+def test_workers_change_nothing_and_bring_errors_back(store, tmp_path):
+    options = {"global_batch_size": 4, "seed": 1, "total_steps": 6}
+    state = torch.get_rng_state()
+    with_workers = list(build_loader(store, workers=2, **options))
+    assert torch.equal(state, torch.get_rng_state())
+    for actual, expected in zip(with_workers, build_loader(store, **options), strict=True):
+        assert_equal(actual, expected)
+
+    write_store(tmp_path, {"a": [make_frame("a", 1)]})
+    damaged = Store.open(tmp_path)
+    (tmp_path / "segments" / "a" / "points.bin").unlink()
+    with pytest.raises(DataError, match=r"points\.bin: can't be mapped"):
+        list(build_loader(damaged, workers=1, **options))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_evaluation_reads_every_frame_once_in_order(store, world_size):
+    shares = [
+        list(evaluation_batches(store, batch_size=2, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
+    batches = list(itertools.chain.from_iterable(shares))
+    assert [key for batch in batches for key in batch.keys] == [store.key(index) for index in range(FRAMES)]
+    assert torch.cat([batch.sample_index for batch in batches]).tolist() == list(range(FRAMES))
+    assert all(batch.size == 2 for share in shares for batch in share[:-1])
+
+
+def test_what_cannot_be_shared_is_refused(store):
+    with pytest.raises(UserError, match="a batch of 4 samples can't be shared by 3 ranks"):
+        build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=3)
+    with pytest.raises(UserError, match="a batch of 0 samples"):
+        build_loader(store, global_batch_size=0, seed=0, total_steps=1)
+    with pytest.raises(UserError, match="a batch of 0 samples"):
+        evaluation_batches(store, batch_size=0)
+    with pytest.raises(UserError, match="the store has no frames"):
+        build_loader(Store(Path("x"), (), np.zeros(0, np.int64)), global_batch_size=1, seed=0, total_steps=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_is_pinned(store, workers):
+    (batch,) = build_loader(store, global_batch_size=2, seed=0, total_steps=1, workers=workers)
+    tensors = [batch.sample_index]
+    for part in (batch.points, batch.labels):
+        tensors += [getattr(part, field.name) for field in fields(part)]
+    assert all(tensor.is_pinned() for tensor in tensors)
