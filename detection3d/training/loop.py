@@ -125,7 +125,7 @@ def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Rec
     if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
         _refuse_non_finite(result, state, batch)
     if due:
-        values = {f"loss/{task}": float(loss) for task, loss in result.losses.as_dict().items()}
+        values = {f"loss/{task}": float(loss.detach()) for task, loss in result.losses.as_dict().items()}
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
         values["optimizer/learning_rate"] = float(state.optimization.schedule.get_last_lr()[0])
         telemetry = state.fork.read_telemetry(result.loss_scale)
@@ -137,7 +137,7 @@ def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Rec
 
 
 def _refuse_non_finite(result: StepResult, state: TrainState, batch: Batch) -> None:
-    values = {task: float(loss) for task, loss in result.losses.as_dict().items()}
+    values = {task: float(loss.detach()) for task, loss in result.losses.as_dict().items()}
     values["gradient norm"] = 0.0 if state.scaler.is_enabled() else float(result.gradient_norm)
     wrong = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
     if wrong:
