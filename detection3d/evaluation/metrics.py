@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 
+from detection3d.errors import UserError
 from detection3d.evaluation.average_precision import PrecisionRecallCurve, average_precision, precision_recall_curve
 from detection3d.evaluation.breakdowns import Breakdown, ByObjectType, ByRange, Shard
 from detection3d.evaluation.counts import Counts, count_frame, no_counts
@@ -37,6 +39,9 @@ class MetricConfig:
         iou_thresholds: least 3D IoU of a match for UNKNOWN, VEHICLE, PEDESTRIAN, SIGN and CYCLIST.
         score_cutoffs: ascending.
         recall_step: see `average_precision`.
+
+    Raises:
+        UserError: levels or cutoffs are missing or not ascending, or there aren't five thresholds.
     """
 
     breakdowns: tuple[Breakdown, ...] = (ByObjectType(), ByRange())
@@ -44,6 +49,13 @@ class MetricConfig:
     iou_thresholds: tuple[float, ...] = (0.0, 0.7, 0.5, 0.5, 0.5)
     score_cutoffs: tuple[float, ...] = field(default_factory=_official_cutoffs)
     recall_step: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, values in (("levels", self.levels), ("score_cutoffs", self.score_cutoffs)):
+            if not values or any(later <= earlier for earlier, later in pairwise(values)):
+                raise UserError(f"{name} of the metrics must be ascending and not empty, got {values}")
+        if len(self.iou_thresholds) != len(ObjectType):
+            raise UserError(f"iou_thresholds needs one for each of the {len(ObjectType)} types: {self.iou_thresholds}")
 
 
 @dataclass(frozen=True)

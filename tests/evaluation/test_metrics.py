@@ -199,6 +199,19 @@ def test_config_chooses_breakdowns_and_levels():
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score_cutoffs": (0.5, 0.1)}, "score_cutoffs .* ascending"),
+        ({"levels": ()}, "levels .* not empty"),
+        ({"iou_thresholds": (0.7,)}, "each of the 5 types"),
+    ],
+)
+def test_config_is_checked(change, message):
+    with pytest.raises(UserError, match=message):
+        MetricConfig(**change)
+
+
 NAN, INF = float("nan"), float("inf")
 
 
