@@ -20,7 +20,7 @@ from detection3d.evaluation.counts import Counts, count_frame, no_counts
 from detection3d.evaluation.ground_truth import GroundTruth, no_ground_truth
 from detection3d.evaluation.inputs import FramePair, no_detections, pair_frames
 from detection3d.geometry.host.iou import iou_3d_matrix
-from detection3d.types.scene import Detections, Float32Array
+from detection3d.types.scene import Detections, Float32Array, ObjectType
 
 _FRAMES_PER_ROUND = 512  # bounds the memory for counts that wait to be summed
 
