@@ -71,7 +71,7 @@ def label_objects(
         The labels; an object that went out of sight keeps its label, with no points.
     """
     distance = np.hypot(poses[:, 0] - vehicle[3], poses[:, 1] - vehicle[4])
-    near = [i for i in np.flatnonzero(distance < reach) if scene.things[i].kind is not None]
+    near = [i for i in np.flatnonzero(distance < reach).tolist() if scene.things[i].kind is not None]
     hidden = in_zones(poses[near, :2], scene.no_label_zones)
     near = [i for i, masked in zip(near, hidden, strict=True) if not masked]
     boxes = np.array([_box(scene, i, poses[i], vehicle, config.label_margin) for i in near]).reshape(-1, 7)
@@ -90,7 +90,7 @@ def label_objects(
         doubt = derive_key(index, int(thing.identity[:8], 16)) / 2.0**64
         labels.append(
             LabelledObject(
-                thing=int(index),
+                thing=index,
                 kind=thing.kind,
                 identity=thing.identity,
                 box=boxes[row],

@@ -86,7 +86,7 @@ def cast_behind(
 
 
 def _cast(sweep: Sweep, snapshot: Snapshot, ground: Float64Array, free_path: Float64Array, ignored: Int32Array) -> Hits:
-    """Cast the shots; `ignored`, int32 [H, W], names the object that each passes through, or says that there is none."""
+    """Cast the shots; `ignored`, int32 [H, W], names the object that each passes through, `NOTHING` or `_NO_SHOT`."""
     hits = Hits(np.full(ignored.shape, -1.0), np.full(ignored.shape, NOTHING, np.int32), np.zeros(ignored.shape))
     _cast_columns(
         sweep.origins,
@@ -128,44 +128,69 @@ def _cast_columns(
     part_index,
     cosines,
 ) -> None:
+    # The loop's body is a function of its own because Numba takes very long to compile it inside a parallel loop.
+    for w in numba.prange(ranges.shape[1]):
+        _cast_column(
+            *(w, origins[w], rotations[w], azimuths[w], inclinations, max_range, key, first_part, bounds, solid, parts),
+            *(free_path, ground, ignored, ranges, part_index, cosines),
+        )
+
+
+@numba.njit(cache=True)
+def _cast_column(
+    w,
+    origin,
+    rotation,
+    azimuth,
+    inclinations,
+    max_range,
+    key,
+    first_part,
+    bounds,
+    solid,
+    parts,
+    free_path,
+    ground,
+    ignored,
+    ranges,
+    part_index,
+    cosines,
+) -> None:
     rows, columns = ranges.shape
-    for w in numba.prange(columns):
-        fires = False
-        for row in range(rows):
-            fires = fires or ignored[row, w] != _NO_SHOT
-        if not fires:
+    fires = False
+    for row in range(rows):
+        fires = fires or ignored[row, w] != _NO_SHOT
+    if not fires:
+        return
+    ca, sa = np.cos(azimuth), np.sin(azimuth)
+    forward = rotation[:, 0] * ca + rotation[:, 1] * sa
+    across = rotation[:, 1] * ca - rotation[:, 0] * sa
+    up = rotation[:, 2]
+    candidates = np.empty(_MAX_CANDIDATES, np.int32)
+    near = np.empty(_MAX_CANDIDATES)
+    tangents = np.empty((_MAX_CANDIDATES, 2))
+    found = _find_candidates(bounds, origin, forward, across, up, max_range, candidates, near, tangents)
+    for row in range(rows):
+        if ignored[row, w] == _NO_SHOT:
             continue
-        rotation, origin = rotations[w], origins[w]
-        ca, sa = np.cos(azimuths[w]), np.sin(azimuths[w])
-        forward = rotation[:, 0] * ca + rotation[:, 1] * sa
-        across = rotation[:, 1] * ca - rotation[:, 0] * sa
-        up = rotation[:, 2]
-        candidates = np.empty(_MAX_CANDIDATES, np.int32)
-        near = np.empty(_MAX_CANDIDATES)
-        tangents = np.empty((_MAX_CANDIDATES, 2))
-        found = _find_candidates(bounds, origin, forward, across, up, max_range, candidates, near, tangents)
-        for row in range(rows):
-            if ignored[row, w] == _NO_SHOT:
+        ci, si = np.cos(inclinations[row]), np.sin(inclinations[row])
+        dx, dy, dz = forward[0] * ci + up[0] * si, forward[1] * ci + up[1] * si, forward[2] * ci + up[2] * si
+        best, cosine = _meet_ground(ground, origin, dx, dy, dz, max_range)
+        met = GROUND if best < max_range else NOTHING
+        tangent = si / max(ci, 1e-9)
+        for c in range(found):
+            if near[c] >= best:
+                break
+            if tangent < tangents[c, 0] or tangent > tangents[c, 1] or candidates[c] == ignored[row, w]:
                 continue
-            ci, si = np.cos(inclinations[row]), np.sin(inclinations[row])
-            dx, dy, dz = forward[0] * ci + up[0] * si, forward[1] * ci + up[1] * si, forward[2] * ci + up[2] * si
-            best, cosine = _meet_ground(ground, origin, dx, dy, dz, max_range)
-            met = GROUND if best < max_range else NOTHING
-            tangent = si / max(ci, 1e-9)
-            for c in range(found):
-                if near[c] >= best:
-                    break
-                if tangent < tangents[c, 0] or tangent > tangents[c, 1] or candidates[c] == ignored[row, w]:
-                    continue
-                thing = candidates[c]
-                for p in range(first_part[thing], first_part[thing + 1]):
-                    t, normal_cosine = _meet_part(
-                        solid[p], parts[p], free_path[p], origin, dx, dy, dz, key, row * columns + w, p
-                    )
-                    if t < best:
-                        best, cosine, met = t, normal_cosine, p
-            if met != NOTHING:
-                ranges[row, w], part_index[row, w], cosines[row, w] = best, met, cosine
+            thing = candidates[c]
+            for p in range(first_part[thing], first_part[thing + 1]):
+                pixel = row * columns + w
+                t, normal = _meet_part(solid[p], parts[p], free_path[p], origin, dx, dy, dz, key, pixel, p)
+                if t < best:
+                    best, cosine, met = t, normal, p
+        if met != NOTHING:
+            ranges[row, w], part_index[row, w], cosines[row, w] = best, met, cosine
 
 
 @numba.njit(cache=True)

@@ -30,9 +30,9 @@ class SceneConfig:
 
     parked_share: float = 0.6
     lane_gap: float = 24.0
-    walker_gap: float = 22.0
-    cyclist_gap: float = 26.0
-    lot_share: float = 0.25
+    walker_gap: float = 30.0
+    cyclist_gap: float = 34.0
+    lot_share: float = 0.3
     zone_share: float = 0.35
     label_margin: float = 0.06
     hard_share: float = 0.15

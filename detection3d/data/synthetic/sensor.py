@@ -159,51 +159,107 @@ def _respond(
     image,
     place,
 ) -> None:
-    rows, columns = part.shape
     ca, sa = np.cos(azimuths), np.sin(azimuths)
-    for row in numba.prange(rows):
-        ci, si = np.cos(inclinations[row]), np.sin(inclinations[row])
-        for w in range(columns):
-            met = part[row, w]
-            if met == -1:
-                continue
-            pixel = row * columns + w
-            rotation = rotations[w]
-            lx, ly, lz = ci * ca[w], ci * sa[w], si
-            dx = rotation[0, 0] * lx + rotation[0, 1] * ly + rotation[0, 2] * lz
-            dy = rotation[1, 0] * lx + rotation[1, 1] * ly + rotation[1, 2] * lz
-            dz = rotation[2, 0] * lx + rotation[2, 1] * ly + rotation[2, 2] * lz
-            distance = ranges[row, w]
-            if met >= 0:
-                kind, tint = material[met], shade[met]
-            else:
-                kind = _GROUND_MATERIAL
-                tint = _ground_shade(
-                    origins[w, 0] + distance * dx, origins[w, 1] + distance * dy, road, road_first, road_half
-                )
-            echo = table[kind, 0] * tint * max(cosine[row, w], 0.02)
-            strength = echo * (bright_range / distance) ** 2
-            kept = (1.0 - table[kind, 2]) * strength / (strength + 0.012)
-            if uniform_at(key, pixel, shift + _LOSS_STREAM) >= kept:
-                continue
-            # Sensors report in steps, and round numbers make small files.
-            noisy = np.float32(
-                np.round((distance + RANGE_DEVIATION * normal_at(key, pixel, shift + _RANGE_STREAM)) * 1024.0) / 1024.0
+    # As in `raycast`, the body is a function of its own to compile fast.
+    for row in numba.prange(len(part)):
+        _respond_row(
+            row,
+            ca,
+            sa,
+            ranges,
+            part,
+            cosine,
+            material,
+            shade,
+            table,
+            bright_range,
+            key,
+            shift,
+            origins,
+            rotations,
+            azimuths,
+            inclinations,
+            from_scene,
+            corners,
+            starts,
+            road,
+            road_first,
+            road_half,
+            image,
+            place,
+        )
+
+
+@numba.njit(cache=True)
+def _respond_row(
+    row,
+    ca,
+    sa,
+    ranges,
+    part,
+    cosine,
+    material,
+    shade,
+    table,
+    bright_range,
+    key,
+    shift,
+    origins,
+    rotations,
+    azimuths,
+    inclinations,
+    from_scene,
+    corners,
+    starts,
+    road,
+    road_first,
+    road_half,
+    image,
+    place,
+) -> None:
+    columns = part.shape[1]
+    ci, si = np.cos(inclinations[row]), np.sin(inclinations[row])
+    for w in range(columns):
+        met = part[row, w]
+        if met == -1:
+            continue
+        pixel = row * columns + w
+        rotation = rotations[w]
+        lx, ly, lz = ci * ca[w], ci * sa[w], si
+        dx = rotation[0, 0] * lx + rotation[0, 1] * ly + rotation[0, 2] * lz
+        dy = rotation[1, 0] * lx + rotation[1, 1] * ly + rotation[1, 2] * lz
+        dz = rotation[2, 0] * lx + rotation[2, 1] * ly + rotation[2, 2] * lz
+        distance = ranges[row, w]
+        if met >= 0:
+            kind, tint = material[met], shade[met]
+        else:
+            kind = _GROUND_MATERIAL
+            tint = _ground_shade(
+                origins[w, 0] + distance * dx, origins[w, 1] + distance * dy, road, road_first, road_half
             )
-            if noisy <= 0.0:
-                continue
-            bright = echo * (1.0 + 0.2 * normal_at(key, pixel, shift + _BRIGHT_STREAM))
-            slant = 0.15 * (1.0 - cosine[row, w])
-            stretch = table[kind, 1] * (1.0 + 0.5 * normal_at(key, pixel, shift + _LONG_STREAM)) + slant
-            image[row, w, 0] = noisy
-            image[row, w, 1] = np.round(max(bright, 0.002) * 512.0) / 512.0
-            image[row, w, 2] = np.round(min(max(stretch, 0.0), 1.5) * 512.0) / 512.0
-            x, y, z = origins[w, 0] + noisy * dx, origins[w, 1] + noisy * dy, origins[w, 2] + noisy * dz
-            image[row, w, 3] = 1.0 if _in_zones(x, y, corners, starts) else -1.0
-            for axis in range(3):
-                place[row, w, axis] = (
-                    from_scene[axis, 0] * x + from_scene[axis, 1] * y + from_scene[axis, 2] * z + from_scene[axis, 3]
-                )
+        echo = table[kind, 0] * tint * max(cosine[row, w], 0.02)
+        strength = echo * (bright_range / distance) ** 2
+        kept = (1.0 - table[kind, 2]) * strength / (strength + 0.012)
+        if uniform_at(key, pixel, shift + _LOSS_STREAM) >= kept:
+            continue
+        # Sensors report in steps, and round numbers make small files.
+        noisy = np.float32(
+            np.round((distance + RANGE_DEVIATION * normal_at(key, pixel, shift + _RANGE_STREAM)) * 1024.0) / 1024.0
+        )
+        if noisy <= 0.0:
+            continue
+        bright = echo * (1.0 + 0.2 * normal_at(key, pixel, shift + _BRIGHT_STREAM))
+        slant = 0.15 * (1.0 - cosine[row, w])
+        stretch = table[kind, 1] * (1.0 + 0.5 * normal_at(key, pixel, shift + _LONG_STREAM)) + slant
+        image[row, w, 0] = noisy
+        image[row, w, 1] = np.round(max(bright, 0.002) * 512.0) / 512.0
+        image[row, w, 2] = np.round(min(max(stretch, 0.0), 1.5) * 512.0) / 512.0
+        x, y, z = origins[w, 0] + noisy * dx, origins[w, 1] + noisy * dy, origins[w, 2] + noisy * dz
+        image[row, w, 3] = 1.0 if _in_zones(x, y, corners, starts) else -1.0
+        for axis in range(3):
+            place[row, w, axis] = (
+                from_scene[axis, 0] * x + from_scene[axis, 1] * y + from_scene[axis, 2] * z + from_scene[axis, 3]
+            )
 
 
 @numba.njit(cache=True)

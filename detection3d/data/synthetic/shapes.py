@@ -71,8 +71,8 @@ def shape_of(parts: Sequence[Part]) -> Shape:
 def block(
     solid: Solid,
     material: Material,
-    size: Sequence[float],
-    centre: Sequence[float] = (0.0, 0.0),
+    size: Sequence[float] | Float64Array,
+    centre: Sequence[float] | Float64Array = (0.0, 0.0),
     bottom: float = 0.0,
     shade: float = 1.0,
 ) -> Part:

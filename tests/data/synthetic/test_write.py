@@ -1,0 +1,95 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from detection3d.cli.make_synthetic import main
+from detection3d.cli.run import run
+from detection3d.data.synthetic import write
+from detection3d.data.synthetic.rigs import RigConfig, tiny_rig
+from detection3d.data.synthetic.write import write_segments
+from detection3d.data.waymo import read_segment
+from detection3d.errors import UserError
+
+
+def _small_rig() -> RigConfig:
+    """The tiny rig with fewer columns yet: these tests are about files."""
+    lidars = tuple(dataclasses.replace(lidar, columns=lidar.columns // 6) for lidar in tiny_rig().lidars)
+    return RigConfig("small", lidars)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        reports = write_segments(tmp_path / str(workers), 2, 2, 3, _small_rig(), interval=0.5, workers=workers)
+        assert [len(report.frames) for report in reports] == [2, 2]
+    contents = _contents(tmp_path / "1")
+    assert contents == _contents(tmp_path / "2")
+    names = [name for name in contents if name.endswith(".tfrecord")]
+    assert len(names) == 2
+    assert len({contents[name] for name in names}) == 2
+    for name in names:
+        frames = list(read_segment(tmp_path / "1" / name))
+        assert name == f"segment-{frames[0].context_name}_with_camera_labels.tfrecord"
+        stamps = [frame.timestamp_micros for frame in frames]
+        assert stamps[1] - stamps[0] == 500_000
+
+
+def test_finished_segments_are_kept_and_more_can_be_added(tmp_path: Path) -> None:
+    first = write_segments(tmp_path, 1, 1, 3, _small_rig())
+    before = first[0].path.stat().st_mtime_ns
+    second = write_segments(tmp_path, 2, 1, 3, _small_rig(), workers=1)
+    assert [report.skipped for report in second] == [True, False]
+    assert first[0].path.stat().st_mtime_ns == before
+
+
+def test_other_settings_need_another_folder(tmp_path: Path) -> None:
+    write_segments(tmp_path, 1, 1, 3, _small_rig())
+    before = _contents(tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        write_segments(tmp_path, 1, 2, 3, _small_rig())
+    assert _contents(tmp_path) == before
+
+
+def test_an_interrupted_segment_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = write.record_segment
+
+    def interrupted(*arguments):
+        yield next(iter(record(*arguments)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "record_segment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_segments(tmp_path, 1, 2, 3, _small_rig())
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic.json"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--frames", "0", "frames is 0; give 1 or more"),
+        ("--seed", "-1", "seed is -1; give 0 or more"),
+        ("--interval", "0", "interval is 0.0 seconds"),
+        ("--workers", "0", "workers is 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(
+    option: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--output", str(tmp_path / "out"), "--segments", "1", "--frames", "1", "--seed", "0", option, value]
+    assert run(main, command) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_tool_says_what_it_wrote_and_what_it_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--output", str(tmp_path), "--segments", "1", "--frames", "2", "--seed", "5", "--rig", "tiny"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "2 frames" in first
+    assert "ms a frame in ray casting" in first
+    assert main(command) == 0
+    assert "already there, skipped" in capsys.readouterr().out
