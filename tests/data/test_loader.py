@@ -150,12 +150,30 @@ def test_what_cannot_be_shared_is_refused(store):
         build_loader(Store(Path("x"), (), np.zeros(0, np.int64)), global_batch_size=1, seed=0, total_steps=1)
 
 
+def test_every_tensor_is_pinned_where_there_is_a_gpu(store, monkeypatch):
+    expected = next(build_loader(store, global_batch_size=3, seed=0, total_steps=1))
+    pinned = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    batch = next(build_loader(store, global_batch_size=3, seed=0, total_steps=1))
+    assert_equal(batch, expected)
+    assert {id(tensor) for tensor in tensors_of(batch)} == {id(tensor) for tensor in pinned}
+
+
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    return [batch.sample_index] + [
+        getattr(part, field.name) for part in (batch.points, batch.labels) for field in fields(part)
+    ]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_memory_is_pinned(store, workers):
     (batch,) = build_loader(store, global_batch_size=2, seed=0, total_steps=1, workers=workers)
-    tensors = [batch.sample_index]
-    for part in (batch.points, batch.labels):
-        tensors += [getattr(part, field.name) for field in fields(part)]
-    assert all(tensor.is_pinned() for tensor in tensors)
+    assert all(tensor.is_pinned() for tensor in tensors_of(batch))

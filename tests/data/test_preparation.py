@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -113,12 +112,17 @@ def test_other_settings_need_another_folder(tmp_path):
 
 
 def test_two_preparations_at_once_are_refused(tmp_path):
-    sources = recipes(tmp_path / "in", 1)
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another preparation is writing into it"):
-            prepare(sources, tmp_path / "out")
+    first, second = recipes(tmp_path / "in", 2)
+    refused = []
+
+    def prepare_another(progress, result):
+        with pytest.raises(UserError, match="another preparation is writing into it") as caught:
+            prepare([second], tmp_path / "out")
+        refused.append(caught.value)
+
+    prepare([first], tmp_path / "out", report=prepare_another)
+    assert len(refused) == 1
+    assert len(prepare([second], tmp_path / "out").prepared) == 1
 
 
 def test_the_output_is_a_file(tmp_path):
