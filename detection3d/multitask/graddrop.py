@@ -101,7 +101,8 @@ def sign_coefficients(
     keep_positive = uniform < keep(purity(position_gradients))
     kept = torch.where(keep_positive, position_gradients >= 0, position_gradients <= 0)
     masks = kept.to(position_gradients.dtype)
-    return torch.stack([share + (1.0 - share) * mask for share, mask in zip(leak, masks, strict=True)])
+    # The larger of l and M is l + (1 - l) M, as M is 0 or 1.
+    return torch.stack([mask.clamp(min=share) for share, mask in zip(leak, masks, strict=True)])
 
 
 def norm_ratio(reference: Tensor, result: Tensor) -> Tensor:

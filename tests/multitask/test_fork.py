@@ -272,6 +272,10 @@ def test_autocast_and_types() -> None:
         assert leaf.grad is not None
         assert leaf.grad.dtype == dtype
         assert torch.equal(leaf.grad, wanted.to(dtype))  # combined in float32, rounded once
+        leaf.grad = None
+        features = TaskFork(TASKS, Sum())(leaf)
+        sum((features[task] * weight).sum() for task, weight in zip(TASKS, weights, strict=True)).backward()
+        assert torch.equal(leaf.grad, (weights[0].float() + weights[1].float() + weights[2].float()).to(dtype))
     net = Net(GradDrop()).float()
     with torch.autocast("cpu", torch.bfloat16):
         shared = net.backbone(images().float())
@@ -314,6 +318,13 @@ def test_the_probe_is_no_parameter_and_survives_copies() -> None:
     sum(twin.losses(twin.fork(twin.backbone(images().float()))).values()).backward()
     assert twin.fork.read_telemetry() is not None
     assert net.fork.read_telemetry() is None
+
+
+def test_the_probe_follows_the_module_to_its_device() -> None:
+    fork = TaskFork(TASKS, GradDrop(), telemetry_every=1).to("meta")
+    leaf = torch.zeros(2, 3, device="meta", requires_grad=True)
+    sum(alias.sum() for alias in fork(leaf).values()).backward()
+    assert leaf.grad is not None
 
 
 def test_wrong_settings() -> None:

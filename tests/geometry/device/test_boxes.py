@@ -51,7 +51,9 @@ def test_surface_is_inside_and_padding_is_empty() -> None:
 
 def test_wrap_angle() -> None:
     for dtype in (torch.float64, torch.float32):
-        angles = torch.tensor([0.0, math.pi, -math.pi, 3 * math.pi, 7.0, -1e-9 - math.pi, 1e4], dtype=dtype)
+        angles = torch.tensor(
+            [0.0, math.pi, -math.pi, 3 * math.pi, 7.0, -1e-9 - math.pi, math.nextafter(-math.pi, -4), 1e4], dtype=dtype
+        )
         wrapped = wrap_angle(angles)
         assert bool((wrapped >= torch.tensor(-math.pi, dtype=dtype)).all())
         assert bool((wrapped < torch.tensor(math.pi, dtype=dtype)).all())
