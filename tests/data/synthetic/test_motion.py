@@ -14,6 +14,14 @@ def test_nothing_rolls_back(progress: Cruise | Arrive | Depart) -> None:
     assert (np.diff(distance) >= 0).all()
 
 
+def test_a_cruise_begins_at_zero_and_swings_about_its_speed() -> None:
+    cruise = Cruise(8.0, 0.5, 12.0, 1.0)
+    assert cruise.distance(0.0) == pytest.approx(0.0, abs=1e-12)
+    for time in (0.0, 3.0, 7.0):
+        speed = (cruise.distance(time + 1e-4) - cruise.distance(time - 1e-4)) / 2e-4
+        assert speed == pytest.approx(8.0 * (1 + 0.5 * np.sin(2 * np.pi * time / 12.0 + 1.0)), abs=1e-5)
+
+
 def test_arriving_ends_at_the_stop_and_leaving_begins_there() -> None:
     assert Arrive(7.0, 4.0, 1.2).distance(40.0) == pytest.approx(0.0, abs=1e-9)
     assert Depart(7.0, 4.0, 1.2).distance(-40.0) == pytest.approx(0.0, abs=1e-9)

@@ -102,9 +102,11 @@ def test_a_crowd_of_solids_seen_from_a_tilted_vehicle(seed: int) -> None:
     count = 60
     solids = generator.integers(0, 3, count).tolist()
     centre = generator.uniform([-25, -25, -1], [25, 25, 4], (count, 3))
+    centre[:10] *= [0.15, 0.15, 1.0]
     boxes = np.column_stack([centre, generator.uniform(0.1, 3.0, (count, 3)), generator.uniform(-4, 4, count)])
     sweep = _sweep((0.05, -0.08, 2.0, 1.0, -2.0, 0.3))
-    boxes = boxes[np.abs(boxes[:, :3] - sweep.origins[0]).max(axis=1) > 6]  # the lidar stands in no solid
+    turned = np.einsum("pij,pi->pj", rotation_from_angles(0.0, 0.0, boxes[:, 6]), sweep.origins[0] - boxes[:, :3])
+    boxes = boxes[(np.abs(turned) / boxes[:, 3:6]).max(axis=1) > 1.01]  # the lidar stands in no solid
     solids = solids[: len(boxes)]
     hits = cast(sweep, _snapshot(solids, boxes), np.array([0, 0, *(0.0,) * 12]), np.zeros(len(boxes)))
     directions = _directions(sweep)
