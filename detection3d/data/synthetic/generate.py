@@ -45,8 +45,10 @@ def generate_segment(
 ) -> Iterator[waymo_pb2.Frame]:
     """Record a drive.
 
+    During a sweep the vehicle moves and everything else stands still, so boxes fit the points of moving objects too.
+
     Args:
-        seed: everything follows from it, whatever the number of threads.
+        seed: everything follows from it, `frames` and `interval`, whatever the number of threads.
         frames: how many.
         rig: the lidars.
         scene: how busy the street is; None takes the usual.
