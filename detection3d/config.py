@@ -66,7 +66,7 @@ class BackboneConfig(Section):
     blocks: PositiveInt = 2  # residual blocks of each stage
     out_channels: PositiveInt  # after the last reduction of z
     backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
-    precision: Literal["float32", "tf32", "float16"] = "float32"  # of the sparse convolutions on CUDA
+    precision: Literal["float32", "tf32", "float16"] = "float32"  # of spconv's products; sums are float32
 
 
 class NeckConfig(Section):
@@ -206,5 +206,3 @@ class Config(Section):
         if ObjectType.UNKNOWN in types:
             raise ValueError("classes: UNKNOWN marks padding and can't be a class")
         return self
-
-

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from detection3d.config import BackboneConfig
 from detection3d.model.norm import BatchNorm
-from detection3d.model.sparse import SparseConv3d, SparseTensor, SubmanifoldConv3d, resolve_backend
-from detection3d.model.sparse.layers import BackendName
-from detection3d.model.sparse.spconv_backend import choose_tf32
+from detection3d.model.sparse import Backend, SparseConv3d, SparseTensor, SubmanifoldConv3d, build_backend
 from detection3d.model.voxelize import FEATURES
 
 STRIDE = 8
@@ -30,9 +28,8 @@ class SparseBackbone(nn.Module):
 
     def __init__(self, config: BackboneConfig, grid_size: tuple[int, int, int], device: torch.device) -> None:
         super().__init__()
-        backend = resolve_backend(config.backend, device)
-        self.backend: BackendName = backend
-        self.precision = config.precision
+        backend = build_backend(config.backend, config.precision, device)
+        self.backend = backend.name
         first, second, third, fourth = config.channels
         self.stem = _Stem(FEATURES, first, "stage1", backend)
         self.stages = nn.ModuleList(
@@ -54,22 +51,17 @@ class SparseBackbone(nn.Module):
     @torch.compiler.disable
     def forward(self, voxels: SparseTensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the bird's-eye view, float32 [B, out_channels, H, W]."""
-        half = self.precision == "float16" and voxels.features.is_cuda
-        if self.backend == "spconv" and not half:
-            choose_tf32(self.precision == "tf32")
         with torch.autocast(voxels.features.device.type, enabled=False):
-            tensor = voxels.with_features(voxels.features.half()) if half else voxels
-            tensor = self.stem(tensor)
+            tensor = self.stem(voxels)
             for stage in self.stages:
                 tensor = stage(tensor)
             tensor = self.reduce(tensor)
             tensor = tensor.with_features(self.activation(self.reduce_norm(tensor.features)))
-            dense = tensor.dense().flatten(1, 2)
-        return dense.float() if half else dense
+            return tensor.dense().flatten(1, 2)
 
 
 class _Stem(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, stage: str, backend: BackendName) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stage: str, backend: Backend) -> None:
         super().__init__()
         self.convolution = SubmanifoldConv3d(in_channels, out_channels, SUBMANIFOLD, stage, backend)
         self.norm = BatchNorm(out_channels)
@@ -87,7 +79,7 @@ class _Stage(nn.Module):
         out_channels: int,
         blocks: int,
         stage: str,
-        backend: BackendName,
+        backend: Backend,
         *,
         down_padding: tuple[int, int, int] | None,
     ) -> None:
@@ -113,7 +105,7 @@ class _Stage(nn.Module):
 class ResidualBlock(nn.Module):
     """Two submanifold convolutions around which the input is carried (He et al., CVPR 2016)."""
 
-    def __init__(self, channels: int, stage: str, backend: BackendName) -> None:
+    def __init__(self, channels: int, stage: str, backend: Backend) -> None:
         super().__init__()
         self.first = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
         self.first_norm = BatchNorm(channels)

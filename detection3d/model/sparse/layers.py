@@ -4,42 +4,13 @@ None has a bias: a BatchNorm follows each. Kernels of 1 x 1 x 1 are a `nn.Linear
 """
 
 import math
-from importlib.util import find_spec
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detection3d.errors import UserError
+from detection3d.model.sparse.backends import Backend
 from detection3d.model.sparse.kernel_map import Triple
-from detection3d.model.sparse.spconv_backend import SpconvBackend
 from detection3d.model.sparse.tensor import SparseTensor
-from detection3d.model.sparse.torch_backend import TorchBackend
-
-BackendName = Literal["torch", "spconv"]
-
-
-def available_backends() -> tuple[BackendName, ...]:
-    """Return the backends that can run here, the best last."""
-    spconv_runs = torch.cuda.is_available() and find_spec("spconv") is not None
-    return ("torch", "spconv") if spconv_runs else ("torch",)
-
-
-def resolve_backend(wanted: Literal["auto", "torch", "spconv"], device: torch.device) -> BackendName:
-    """Turn a config's word into the backend for `device`.
-
-    Raises:
-        UserError: spconv is asked for where it can't run.
-    """
-    if wanted == "torch" or (wanted == "auto" and device.type != "cuda"):
-        return "torch"
-    if wanted == "auto":
-        return available_backends()[-1]
-    if device.type != "cuda":
-        raise UserError(f"model.backbone.backend=spconv needs a CUDA device, found {device}; use auto or torch")
-    if find_spec("spconv") is None:
-        raise UserError("model.backbone.backend=spconv: spconv is not installed; pip install 'detection3d[gpu]'")
-    return "spconv"
 
 
 class SparseModule(nn.Module):
@@ -53,13 +24,11 @@ class SparseModule(nn.Module):
         backend: which implementation runs.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Triple, stage: str, backend: BackendName
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Triple, stage: str, backend: Backend) -> None:
         super().__init__()
         self.kernel_size = kernel_size
         self.stage = stage
-        self.backend = TorchBackend() if backend == "torch" else SpconvBackend()
+        self.backend = backend
         self.weight = nn.Parameter(torch.empty(out_channels, *kernel_size, in_channels))
         fan_in = math.prod(kernel_size) * in_channels
         # He initialisation for a ReLU after it; about a third of the places of a 3D kernel meet a voxel
@@ -101,7 +70,7 @@ class SparseConv3d(SparseModule):
         out_channels: int,
         kernel_size: Triple,
         stage: str,
-        backend: BackendName,
+        backend: Backend,
         *,
         stride: Triple,
         padding: Triple,
@@ -126,7 +95,7 @@ class InverseConv3d(SparseModule):
         out_channels: int,
         kernel_size: Triple,
         stage: str,
-        backend: BackendName,
+        backend: Backend,
         *,
         stride: Triple,
     ) -> None:

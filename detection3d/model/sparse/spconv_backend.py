@@ -1,15 +1,19 @@
 """Sparse convolution through spconv's implicit GEMM kernels: the path on CUDA.
 
-This is the only module that imports spconv, on first use. spconv's CPU wheel is refused: with two or more threads its
-results are silently wrong. Under autocast spconv would compute in float16 whatever was asked, so autocast is switched
-off around it and the features' own dtype decides.
+This is the only module that imports spconv, on first use. What it does about spconv 2.3.8's traps:
+
+- On the CPU, with two or more threads, its results are silently wrong: other devices than CUDA are refused.
+- Under autocast it computes in float16 whatever was asked: autocast is switched off around it, and the precision given
+  here decides.
+- Its float16 kernels may add up in float16, and the argument that forbids it is ignored: those kernels are taken out.
+- Its TF32 kernels cut the mantissa off instead of rounding it, which biases every product: operands are rounded first.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from detection3d.errors import UserError
 from detection3d.model.sparse.kernel_map import Triple, convolved_shape
 from detection3d.model.sparse.tensor import SparseTensor
 
+Precision = Literal["float32", "tf32", "float16"]
 MAX_KERNEL_PLACES = 32  # of spconv's implicit GEMM
 MAX_ELEMENTS = 2**31  # spconv numbers the elements of a tensor with 32 bits and overflows without a word
 
@@ -58,9 +63,17 @@ class SpconvPlan:
 
 
 class SpconvBackend:
-    """Layers planned and run by spconv; float32, TF32 (`allow_tf32`) or float16 by the features' dtype."""
+    """Layers planned and run by spconv.
+
+    Args:
+        precision: what the products are computed in. Features, weights and results are float32 all the same, and so are
+            the sums.
+    """
 
     name = "spconv"
+
+    def __init__(self, precision: Precision = "float32") -> None:
+        self.precision: Precision = precision
 
     def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> SpconvPlan:
         """Plan a submanifold convolution, once for a stage."""
@@ -86,13 +99,20 @@ class SpconvBackend:
 
     def convolve(self, features: Tensor, weight: Tensor, plan: SpconvPlan) -> Tensor:
         """Apply a planned convolution: [V_in, C_in] and [C_out, kz, ky, kx, C_in] to [V_out, C_out]."""
-        if features.dtype not in (torch.float32, torch.float16):
-            raise UserError(f"spconv computes in float32 and float16, not in {features.dtype}; use the torch backend")
+        if features.dtype != torch.float32:
+            raise UserError(f"the spconv backend takes float32 features, found {features.dtype}; use the torch backend")
         library = _library()
+        if self.precision == "float16":
+            operands = features.half(), weight.half()
+        else:
+            _choose_tf32(self.precision == "tf32")
+            operands = (
+                (features, weight) if self.precision == "float32" else (_Round.apply(features), _Round.apply(weight))
+            )
         with torch.autocast("cuda", enabled=False):
-            return library.functional.implicit_gemm(
-                features.contiguous(),
-                weight.to(features.dtype).contiguous(),
+            result = library.functional.implicit_gemm(
+                operands[0].contiguous(),
+                operands[1].contiguous(),
                 plan.pair_fwd,
                 plan.pair_bwd,
                 plan.pair_mask_fwd_splits,
@@ -103,8 +123,8 @@ class SpconvBackend:
                 plan.masks,
                 True,  # training: keep what the backward pass needs
                 plan.submanifold,
-                fp32_accum=True,  # float16 sums lose a third digit
             )
+        return _RoundGradient.apply(result) if self.precision == "tf32" else result.float()
 
     def _plan(
         self,
@@ -154,7 +174,37 @@ class SpconvBackend:
         )
 
 
-def choose_tf32(allowed: bool) -> None:
+def round_to_tf32(values: Tensor) -> Tensor:
+    """Round float32 to TF32's 11 significant bits, to nearest; values beyond 1e34 become NaN (Dekker, 1971)."""
+    scaled = values * (2**13 + 1)
+    return scaled - (scaled - values)
+
+
+class _Round(torch.autograd.Function):
+    """Round on the way forward; the derivative is that of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return round_to_tf32(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class _RoundGradient(torch.autograd.Function):
+    """The identity, whose gradient is rounded: it is an operand of the backward pass's products."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return round_to_tf32(gradients[0])
+
+
+def _choose_tf32(allowed: bool) -> None:
     """Let spconv round float32 products to TF32, or forbid it, for the whole process.
 
     Raises:
@@ -181,12 +231,17 @@ def _library() -> SimpleNamespace:
             import spconv.constants  # pyright: ignore[reportMissingImports]
             import spconv.pytorch.functional  # pyright: ignore[reportMissingImports]
             import spconv.pytorch.ops  # pyright: ignore[reportMissingImports]
-            from spconv.core import ConvAlgo  # pyright: ignore[reportMissingImports]
+            from cumm import tensorview  # pyright: ignore[reportMissingImports]
+            from spconv import algocore  # pyright: ignore[reportMissingImports]
+            from spconv.algo import ConvTunerSimple  # pyright: ignore[reportMissingImports]
+            from spconv.core import ALL_IMPGEMM_PARAMS, ConvAlgo  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "the spconv backend needs the packages spconv-cu126 and cumm-cu126: pip install 'detection3d[gpu]',"
             f" or set model.backbone.backend=torch ({error})"
         ) from error
+    kernels = [algocore.get_conv_algo_desp_from_param(parameters) for parameters in ALL_IMPGEMM_PARAMS]
+    spconv.pytorch.ops.CONV_CPP = ConvTunerSimple([item for item in kernels if item.dacc != tensorview.float16])
     return SimpleNamespace(
         constants=spconv.constants,
         functional=spconv.pytorch.functional,

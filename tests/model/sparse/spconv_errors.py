@@ -15,8 +15,16 @@ from torch import nn
 from detection3d.config import BackboneConfig, Config
 from detection3d.config_file import load_config
 from detection3d.model.backbone import SparseBackbone
-from detection3d.model.sparse import InverseConv3d, SparseConv3d, SparseTensor, SubmanifoldConv3d
-from detection3d.model.sparse.spconv_backend import choose_tf32
+from detection3d.model.sparse import (
+    Backend,
+    InverseConv3d,
+    Precision,
+    SparseConv3d,
+    SparseTensor,
+    SpconvBackend,
+    SubmanifoldConv3d,
+    TorchBackend,
+)
 from detection3d.model.voxelize import MeanVoxelizer
 from detection3d.types.tensors import Points
 
@@ -51,36 +59,33 @@ def align(result: SparseTensor, reference: SparseTensor) -> tuple[torch.Tensor, 
     return result.features[a], reference.features[b]
 
 
-def layer_errors(kind: str, precision: str, voxels: SparseTensor) -> dict[str, float]:
+def layer_errors(kind: str, precision: Precision, voxels: SparseTensor) -> dict[str, float]:
     torch.manual_seed(0)
-    dtype = torch.float16 if precision == "float16" else torch.float32
     start = torch.randn(len(voxels.features), 32, device=DEVICE)
-    cotangents: dict[str, torch.Tensor] = {}
 
-    def run(backend: str, dtype: torch.dtype) -> tuple[SparseTensor, torch.Tensor, list[torch.Tensor]]:
+    def run(backend: Backend, dtype: torch.dtype) -> tuple[SparseTensor, torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(1)
         down = {"kernel_size": (3, 3, 3), "stride": (2, 2, 2), "padding": (1, 1, 1)}
         if kind == "reduce":
             down = {"kernel_size": (3, 1, 1), "stride": (2, 1, 1), "padding": (0, 0, 0)}
         layers: list[nn.Module] = []
         if kind == "submanifold":
-            layers = [SubmanifoldConv3d(32, 64, (3, 3, 3), "a", backend)]  # type: ignore[arg-type]
+            layers = [SubmanifoldConv3d(32, 64, (3, 3, 3), "a", backend)]
         else:
-            layers = [SparseConv3d(32, 64, stage="a", backend=backend, **down)]  # type: ignore[arg-type]
+            layers = [SparseConv3d(32, 64, stage="a", backend=backend, **down)]
         if kind == "inverse":
-            layers.append(InverseConv3d(64, 32, (3, 3, 3), "a", backend, stride=(2, 2, 2)))  # type: ignore[arg-type]
+            layers.append(InverseConv3d(64, 32, (3, 3, 3), "a", backend, stride=(2, 2, 2)))
         net = nn.Sequential(*layers).to(DEVICE, torch.float64 if dtype == torch.float64 else torch.float32)
         features = start.to(dtype).requires_grad_()
         result = net(SparseTensor(features, voxels.indices, voxels.spatial_shape, 1))
         return result, features, [layer.weight for layer in net]
 
-    reference, reference_input, reference_weights = run("torch", torch.float64)
-    ours, our_input, our_weights = run("spconv", dtype)
-    assert ours.features.dtype == dtype
+    reference, reference_input, reference_weights = run(TorchBackend(), torch.float64)
+    ours, our_input, our_weights = run(SpconvBackend(precision), torch.float32)
     a, b = align(ours, reference)
-    cotangents["all"] = torch.randn(b.shape, device=DEVICE)
-    expected = torch.autograd.grad((b * cotangents["all"].double()).sum(), [reference_input, *reference_weights])
-    found = torch.autograd.grad((a.float() * cotangents["all"]).sum(), [our_input, *our_weights])
+    cotangent = torch.randn(b.shape, device=DEVICE)
+    expected = torch.autograd.grad((b * cotangent.double()).sum(), [reference_input, *reference_weights])
+    found = torch.autograd.grad((a.float() * cotangent).sum(), [our_input, *our_weights])
     errors = {"output": relative_error(a, b)}
     errors |= {f"gradient {i}": relative_error(f, e) for i, (f, e) in enumerate(zip(found, expected, strict=True))}
     return errors
@@ -104,7 +109,7 @@ class RecordedReLU(nn.Module):
         return values * self.masks.pop(0)
 
 
-def backbone_errors(precision: str, voxels: SparseTensor, config: Config) -> dict[str, float]:
+def backbone_errors(precision: Precision, voxels: SparseTensor, config: Config) -> dict[str, float]:
     settings = config.model.backbone.model_dump() | {"backend": "torch", "precision": "float32"}
     torch.manual_seed(0)
     reference = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE).double()
@@ -173,8 +178,6 @@ def main() -> None:
     precision, shared = sys.argv[1], Path(sys.argv[2])
     config = load_config("waymo_voxel")
     voxels = read_voxels(shared, config)
-    if precision != "float16":
-        choose_tf32(precision == "tf32")
     errors = {kind: layer_errors(kind, precision, voxels) for kind in ("submanifold", "strided", "reduce", "inverse")}
     errors["backbone"] = backbone_errors(precision, voxels, config)
     sys.stdout.write(json.dumps({"voxels": len(voxels.features), "errors": errors}) + "\n")

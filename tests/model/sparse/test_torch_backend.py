@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detection3d.model.sparse import InverseConv3d, SparseConv3d, SparseTensor, SubmanifoldConv3d
+from detection3d.model.sparse import InverseConv3d, SparseConv3d, SparseTensor, SubmanifoldConv3d, TorchBackend
 from detection3d.model.sparse.kernel_map import strided_map, submanifold_map
 
 SHAPE = (9, 12, 10)
@@ -37,7 +37,7 @@ def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor
 @pytest.mark.parametrize("voxels", [1, 40, 900])
 def test_submanifold_equals_dense(kernel: tuple[int, int, int], voxels: int) -> None:
     tensor = cloud(voxels, 4)
-    layer = SubmanifoldConv3d(4, 6, kernel, "s", "torch").double()
+    layer = SubmanifoldConv3d(4, 6, kernel, "s", TorchBackend()).double()
     features = tensor.features.requires_grad_()
     sparse = layer(tensor.with_features(features)).features
     dense = F.conv3d(
@@ -61,8 +61,8 @@ def test_strided_and_inverse_equal_dense(
     kernel: tuple[int, int, int], stride: tuple[int, int, int], padding: tuple[int, int, int], only: tuple[int, ...]
 ) -> None:
     tensor = cloud(200, 4, only=only)
-    down = SparseConv3d(4, 6, kernel, "s", "torch", stride=stride, padding=padding).double()
-    up = InverseConv3d(6, 3, kernel, "s", "torch", stride=stride).double()
+    down = SparseConv3d(4, 6, kernel, "s", TorchBackend(), stride=stride, padding=padding).double()
+    up = InverseConv3d(6, 3, kernel, "s", TorchBackend(), stride=stride).double()
     features = tensor.features.requires_grad_()
     coarse = down(tensor.with_features(features))
     dense = F.conv3d(
@@ -99,7 +99,7 @@ def test_the_order_of_the_voxels_does_not_matter() -> None:
     tensor = cloud(300, 4)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     shuffled = SparseTensor(tensor.features[order], tensor.indices[order], SHAPE, tensor.batch_size)
-    layer = SubmanifoldConv3d(4, 6, (3, 3, 3), "s", "torch").double()
+    layer = SubmanifoldConv3d(4, 6, (3, 3, 3), "s", TorchBackend()).double()
     torch.testing.assert_close(layer(shuffled).dense(), layer(tensor).dense(), rtol=1e-12, atol=1e-12)
 
 
@@ -107,8 +107,8 @@ def test_no_voxel_at_all() -> None:
     tensor = SparseTensor(
         torch.zeros(0, 4, dtype=torch.float64).requires_grad_(), torch.zeros(0, 4, dtype=torch.int32), SHAPE, 2
     )
-    layer = SubmanifoldConv3d(4, 6, (3, 3, 3), "s", "torch").double()
-    down = SparseConv3d(6, 6, (3, 3, 3), "t", "torch", stride=(2, 2, 2), padding=(1, 1, 1)).double()
+    layer = SubmanifoldConv3d(4, 6, (3, 3, 3), "s", TorchBackend()).double()
+    down = SparseConv3d(6, 6, (3, 3, 3), "t", TorchBackend(), stride=(2, 2, 2), padding=(1, 1, 1)).double()
     result = down(layer(tensor))
     assert result.features.shape == (0, 6)
     result.features.sum().backward()
@@ -118,8 +118,8 @@ def test_no_voxel_at_all() -> None:
 
 def test_a_stage_builds_one_map() -> None:
     tensor = cloud(50, 4)
-    first = SubmanifoldConv3d(4, 4, (3, 3, 3), "s", "torch").double()
-    second = SubmanifoldConv3d(4, 4, (3, 3, 3), "s", "torch").double()
+    first = SubmanifoldConv3d(4, 4, (3, 3, 3), "s", TorchBackend()).double()
+    second = SubmanifoldConv3d(4, 4, (3, 3, 3), "s", TorchBackend()).double()
     second(first(tensor))
     assert len(tensor.maps) == 1
 
@@ -137,7 +137,7 @@ def test_every_pair_is_found_once() -> None:
 
 def test_gradcheck() -> None:
     tensor = cloud(30, 2)
-    layer = SubmanifoldConv3d(2, 2, (3, 3, 3), "s", "torch").double()
+    layer = SubmanifoldConv3d(2, 2, (3, 3, 3), "s", TorchBackend()).double()
     assert torch.autograd.gradcheck(
         lambda f: layer(tensor.with_features(f)).features, (tensor.features.requires_grad_(),)
     )
