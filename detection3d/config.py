@@ -63,7 +63,7 @@ class BackboneConfig(Section):
     """Sparse residual backbone of stride 8 (SECOND's layout with residual blocks)."""
 
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)]  # stages at stride 1, 2, 4, 8
-    blocks: PositiveInt = 2  # residual blocks of each stage
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=4, max_length=4)]  # residual, by stage
     out_channels: PositiveInt  # after the last reduction of z
     backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
     precision: Literal["float32", "tf32", "float16"] = "float32"  # of spconv's products; sums are float32

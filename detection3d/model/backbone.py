@@ -34,10 +34,10 @@ class SparseBackbone(nn.Module):
         self.stem = _Stem(FEATURES, first, "stage1", backend)
         self.stages = nn.ModuleList(
             [
-                _Stage(first, first, config.blocks, "stage1", backend, down_padding=None),
-                _Stage(first, second, config.blocks, "stage2", backend, down_padding=(1, 1, 1)),
-                _Stage(second, third, config.blocks, "stage3", backend, down_padding=(1, 1, 1)),
-                _Stage(third, fourth, config.blocks, "stage4", backend, down_padding=(0, 1, 1)),
+                _Stage(first, first, config.blocks[0], "stage1", backend, down_padding=None),
+                _Stage(first, second, config.blocks[1], "stage2", backend, down_padding=(1, 1, 1)),
+                _Stage(second, third, config.blocks[2], "stage3", backend, down_padding=(1, 1, 1)),
+                _Stage(third, fourth, config.blocks[3], "stage4", backend, down_padding=(0, 1, 1)),
             ]
         )
         self.reduce = SparseConv3d(

@@ -52,9 +52,10 @@ def convolution_block(in_channels: int, out_channels: int, stride: int = 1) -> n
 
 
 def _upsampler(in_channels: int, out_channels: int, scale: int) -> nn.Sequential:
-    layer = (
-        nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        if scale == 1
-        else nn.ConvTranspose2d(in_channels, out_channels, scale, stride=scale, bias=False)
+    """Return a transposed convolution whose kernel is its stride, written as one matrix product for any scale."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False),
+        nn.PixelShuffle(scale),
+        BatchNorm(out_channels),
+        nn.ReLU(inplace=True),
     )
-    return nn.Sequential(layer, BatchNorm(out_channels), nn.ReLU(inplace=True))

@@ -83,7 +83,8 @@ class HeadOutputs:
 
     Attributes:
         heatmap: class logits, [B, classes, H, W].
-        box: [B, 6, H, W]: centre offset (x, y) from the cell's centre in cells, z in metres, log of length, width and height (metres).
+        box: [B, 6, H, W]: centre offset (x, y) from the cell's centre in cells, z in metres, log of length, width and
+            height (metres).
         orientation: [B, 2, H, W]: sine and cosine of the heading, not normalised.
     """
 
@@ -143,5 +144,5 @@ def to_device(value: TensorData, device: torch.device) -> TensorData:
         if isinstance(item, Tensor):
             changes[field.name] = item.to(device, non_blocking=True)
         elif isinstance(item, PackedPoints | BoxLabels | Points):
-            changes[field.name] = to_device(item, device)
+            changes[field.name] = to_device(item, device)  # pyright: ignore[reportArgumentType] one of the constraints
     return replace(value, **changes)

@@ -103,7 +103,7 @@ def test_without_objects_nothing_is_divided_by_zero(config: Config) -> None:
 @given(st.floats(0.1, 30), st.floats(0.1, 30), st.floats(0.05, 0.9))
 @settings(max_examples=50, deadline=None)
 def test_radius_equals_scalars(length: float, width: float, overlap: float) -> None:
-    ours = gaussian_radius(torch.tensor(length, dtype=torch.float64), torch.tensor(width), overlap)
+    ours = gaussian_radius(*torch.tensor([length, width], dtype=torch.float64), overlap)
     assert float(ours) == pytest.approx(slow_radius(length, width, overlap), rel=1e-9, abs=1e-9)
 
 

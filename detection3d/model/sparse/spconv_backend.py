@@ -106,9 +106,7 @@ class SpconvBackend:
             operands = features.half(), weight.half()
         else:
             _choose_tf32(self.precision == "tf32")
-            operands = (
-                (features, weight) if self.precision == "float32" else (_Round.apply(features), _Round.apply(weight))
-            )
+            operands = _tf32_operands(features, weight) if self.precision == "tf32" else (features, weight)
         with torch.autocast("cuda", enabled=False):
             result = library.functional.implicit_gemm(
                 operands[0].contiguous(),
@@ -178,6 +176,19 @@ def round_to_tf32(values: Tensor) -> Tensor:
     """Round float32 to TF32's 11 significant bits, to nearest; values beyond 1e34 become NaN (Dekker, 1971)."""
     scaled = values * (2**13 + 1)
     return scaled - (scaled - values)
+
+
+def _tf32_operands(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features and weights whose TF32 product leaves the rounding of the features as its only error.
+
+    The weights' rounding is made good by a second half of channels: [x, x] times [round(w), w - round(w)]. It is the
+    larger part over many layers, since every voxel meets the same weights.
+    """
+    rounded = _Round.apply(features)
+    high = _Round.apply(weight)
+    assert isinstance(rounded, Tensor)
+    assert isinstance(high, Tensor)
+    return torch.cat([rounded, rounded], dim=1), torch.cat([high, (weight - high).detach()], dim=-1)
 
 
 class _Round(torch.autograd.Function):
