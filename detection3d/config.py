@@ -4,30 +4,50 @@ A config file in `configs/` is complete and readable on its own. `load_config(pa
 it, applies overrides and checks everything; an unknown key is an error that names the nearest known one.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    model_validator,
+)
 
 from detection3d.types.scene import ObjectType
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
+# Strict: "true" and "2.0" are no counts. Numbers with a point are lax, since YAML takes 1e-3 for a word.
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Section(BaseModel):
-    """Base of every part of the tree: immutable, and no key that it does not know."""
+    """Base of every part of the tree: immutable, no key that it does not know, and no infinite number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _object_type(value: Any) -> Any:
-    return ObjectType[value] if isinstance(value, str) and value in ObjectType.__members__ else value
+    if isinstance(value, str) and value in ObjectType.__members__:
+        return ObjectType[value]
+    if isinstance(value, int) and value in list(ObjectType):
+        return ObjectType(value)
+    raise ValueError(f"not an object type; types are {', '.join(ObjectType.__members__)}")
 
 
-WaymoType = Annotated[ObjectType, BeforeValidator(_object_type)]
+def _type_name(value: ObjectType) -> str:
+    return value.name
+
+
+WaymoType = Annotated[ObjectType, BeforeValidator(_object_type), PlainSerializer(_type_name, when_used="json")]
 
 
 class ClassConfig(Section):
@@ -43,9 +63,9 @@ class DataConfig(Section):
 
     train: Path | None = None  # a store made by tools/prepare_waymo.py
     validation: Path | None = None
-    returns: tuple[Literal[1, 2], ...] = (1, 2)
+    returns: Annotated[tuple[Literal[1, 2], ...], Field(min_length=1)] = (1, 2)
     drop_no_label_zone_points: bool = False
-    workers: Annotated[int, Field(ge=0)] = 4  # loader processes; 0 reads in the training process
+    workers: NonNegativeInt = 4  # loader processes; 0 reads in the training process
 
 
 class AugmentationConfig(Section):
@@ -63,7 +83,7 @@ class BackboneConfig(Section):
     """Sparse residual backbone of stride 8 (SECOND's layout with residual blocks)."""
 
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)]  # stages at stride 1, 2, 4, 8
-    blocks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=4, max_length=4)]  # residual, by stage
+    blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=4, max_length=4)]  # residual, by stage
     out_channels: PositiveInt  # after the last reduction of z
     backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
     precision: Literal["float32", "tf32", "float16"] = "float32"  # of spconv's products; sums are float32
@@ -72,7 +92,7 @@ class BackboneConfig(Section):
 class NeckConfig(Section):
     """Two-dimensional network on the bird's-eye view: stages, each brought back to the first one's resolution."""
 
-    layers: tuple[PositiveInt, ...]  # 3x3 convolutions of each stage after its first
+    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # 3x3 convolutions of each stage after its first
     strides: tuple[PositiveInt, ...]
     channels: tuple[PositiveInt, ...]
     upsampled_channels: tuple[PositiveInt, ...]
@@ -91,7 +111,7 @@ class ModelConfig(Section):
     """The detector's network."""
 
     point_range: tuple[float, float, float, float, float, float]  # x, y, z from; x, y, z to, metres, vehicle frame
-    voxel_size: tuple[Positive, Positive, Positive]  # x, y, z, metres
+    voxel_size: tuple[Positive, Positive, Positive]  # x, y, z, metres; x and y alike
     backbone: BackboneConfig
     neck: NeckConfig
     shared_channels: PositiveInt  # of the feature that the heads share, where the fork stands
@@ -100,6 +120,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _range_is_whole_cells(self) -> "ModelConfig":
+        if self.voxel_size[0] != self.voxel_size[1]:
+            x, y, _ = self.voxel_size
+            raise ValueError(
+                f"voxel_size is {x} m along x and {y} m along y; cells are square, so give one number twice"
+            )
         for axis, low, high, size in zip(
             "xyz", self.point_range[:3], self.point_range[3:], self.voxel_size, strict=True
         ):
@@ -112,6 +137,13 @@ class ModelConfig(Section):
             if axis == "z" and not (whole and round(cells) % 16 == 8 and cells > 8):
                 # other depths lose their top plane in a strided convolution without padding
                 raise ValueError(f"point_range holds {cells:g} voxels along z; it must be 24, 40, 56, ... (8 + 16 n)")
+        _, height, width = self.grid_size
+        reduction = math.prod(self.neck.strides)
+        if height // 8 % reduction or width // 8 % reduction:
+            raise ValueError(
+                f"the backbone leaves {height // 8} x {width // 8} cells, which neck.strides can't divide by {reduction};"
+                " change point_range, voxel_size or neck.strides"
+            )
         return self
 
     @property
@@ -128,11 +160,22 @@ class SumConfig(Section):
     kind: Literal["sum"] = "sum"
 
 
+def _leak_kind(value: Any) -> str:
+    return "by task" if isinstance(value, dict) else "for all"
+
+
+Leak = Annotated[
+    Annotated[Probability, Tag("for all")]
+    | Annotated[dict[Literal["classification", "box", "orientation"], Probability], Tag("by task")],
+    Discriminator(_leak_kind),
+]
+
+
 class GradDropConfig(Section):
     """Gradient sign dropout; see `multitask.GradDrop`."""
 
     kind: Literal["graddrop"] = "graddrop"
-    leak: Probability | dict[Literal["classification", "box", "orientation"], Probability] = 0.0
+    leak: Leak = 0.0
     marginalize: Literal["none", "batch", "batch+space"] = "batch"
     preserve_norm: bool = True
 
@@ -156,8 +199,8 @@ class LossConfig(Section):
     box_weight: NonNegative = 2.0
     orientation_weight: NonNegative = 2.0
     min_overlap: Annotated[float, Field(gt=0, lt=1)] = 0.1  # IoU that the Gaussian's radius stands for (CenterPoint)
-    min_radius: Annotated[int, Field(ge=0)] = 2  # cells
-    min_points: Annotated[int, Field(ge=0)] = 1  # objects with fewer lidar points are no targets
+    min_radius: NonNegativeInt = 2  # cells
+    min_points: NonNegativeInt = 1  # objects with fewer lidar points are no targets
 
 
 class TrainingConfig(Section):
@@ -188,7 +231,7 @@ class DecodeConfig(Section):
 class Config(Section):
     """A run."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     classes: Annotated[tuple[ClassConfig, ...], Field(min_length=1)]
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -48,9 +48,9 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{source}: {error.error_count()} setting(s) can't be used:"]
-        lines += [f"  {_explain(dict(item))}" for item in error.errors()]
-        raise UserError("\n".join(lines)) from error
+        reasons = _explain_all([dict(item) for item in error.errors()], tree)
+        settings = "1 setting" if len(reasons) == 1 else f"{len(reasons)} settings"
+        raise UserError("\n".join([f"{source}: {settings} can't be used:", *reasons])) from error
 
 
 def dump_config(config: Config) -> str:
@@ -85,18 +85,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for name in parents:
         node = _child(node, name, key)
-    if isinstance(node, list):
-        node[_index(node, last, key)] = value
-    else:
-        node[last] = value
+    node[_index(node, last, key) if isinstance(node, list) else last] = value
 
 
 def _child(node: Any, name: str, key: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, name, key)]
-    child = node.setdefault(name, {})
-    if child is None or isinstance(child, str | int | float):  # "method: graddrop" becomes a section when a part is set
-        child = node[name] = {"kind": child} if isinstance(child, str) else {}
+    place = _index(node, name, key) if isinstance(node, list) else name
+    child = node[place] if isinstance(node, list) else node.get(name)
+    if not isinstance(child, dict | list):  # "method: graddrop" becomes a section when a part of it is set
+        child = node[place] = {"kind": child} if isinstance(child, str) else {}
     return child
 
 
@@ -106,20 +102,54 @@ def _index(node: list[Any], name: str, key: str) -> int:
     return int(name)
 
 
-def _explain(item: dict[str, Any]) -> str:
+def _explain_all(items: Sequence[dict[str, Any]], tree: Mapping[str, Any]) -> list[str]:
+    paths = [_user_path(item, tree) for item in items]
+    lines = []
+    for item, path in zip(items, paths, strict=True):
+        # pydantic counts an entry that it could not use as missing from the list
+        follows = item["type"] == "too_short" and any(other[: len(path)] == path != other for other in paths)
+        if not follows:
+            lines.append(f"  {_explain(item, path)}")
+    return lines
+
+
+def _user_path(item: dict[str, Any], tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return where the setting stands in the file: pydantic's location without the members of unions that it names."""
+    path = []
+    node: Any = tree
+    for part in item["loc"]:
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif not (item["type"] == "missing" and part == item["loc"][-1]):
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
+def _explain(item: dict[str, Any], path: tuple[str, ...]) -> str:
     location = [str(part) for part in item["loc"]]
-    name = ".".join(location)
+    name = ".".join(path) or "config"
     match item["type"]:
         case "extra_forbidden":
             known = _known_keys(Config, location[:-1])
-            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            advice = f"did you mean {'.'.join([*location[:-1], near[0]])!r}?" if near else f"known: {', '.join(known)}"
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            advice = f"did you mean {'.'.join([*path[:-1], near[0]])!r}?" if near else f"known: {', '.join(known)}"
             return f"{name}: unknown key; {advice}"
+        case "missing" if path[-1].isdigit():
+            return f"{name}: missing; the list is too short"
         case "missing":
             return f"{name}: missing; it has no default"
+        case "model_type":
+            return f"{name}: a section with keys {', '.join(_known_keys(Config, location))}; found {item['input']!r}"
+        case "union_tag_invalid":
+            return f"{name}: unknown kind {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{name}.kind: missing; it has no default"
         case _:
             found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            return f"{name or 'config'}: {item['msg'].removeprefix('Value error, ')}{found}"
+            return f"{name}: {item['msg'].removeprefix('Value error, ')}{found}"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -93,8 +93,8 @@ def full_rig() -> RigConfig:
 
 
 def tiny_rig() -> RigConfig:
-    """Return the same five lidars with about 7,000 points a frame out to 25 m, for training on a CPU."""
-    top = _top(_dense_near_horizon(22, -20.0, 2.6), columns=480, max_range=25.6)
+    """Return the same five lidars with about 7,000 points a frame out to 20 m, for training on a CPU."""
+    top = _top(_dense_near_horizon(22, -20.0, 2.6), columns=480, max_range=20.0)
     return RigConfig("tiny", (top, *_short_range(rows=10, columns=32, max_range=10.0, fill=1.0)))
 
 

@@ -54,24 +54,30 @@ def submanifold_map(indices: Tensor, spatial_shape: Triple, kernel_size: Triple)
         spatial_shape: cells along (z, y, x).
         kernel_size: odd sizes along (z, y, x); the output voxel is in the kernel's middle.
     """
-    offsets = list(product(*(range(-(size // 2), size // 2 + 1) for size in kernel_size)))
-    middle = len(offsets) // 2
+    reach_z, reach_y, reach_x = (size // 2 for size in kernel_size)
     margin = max(kernel_size) // 2
     keys = flat_keys(indices, spatial_shape, margin)
     ordered, rows = keys.sort()
     _, height, width = (size + 2 * margin for size in spatial_shape)
+    places = kernel_size[0] * kernel_size[1] * kernel_size[2]
     everything = torch.arange(len(indices), device=indices.device)
-    inputs: list[Tensor] = [everything] * len(offsets)
-    outputs: list[Tensor] = [everything] * len(offsets)
-    for place in range(middle):
-        dz, dy, dx = offsets[place]
-        wanted = ordered + (dz * height + dy) * width + dx
-        position = torch.searchsorted(ordered, wanted).clamp_(max=max(len(ordered) - 1, 0))
-        found = (ordered[position] == wanted).nonzero().squeeze(1)
-        inputs[place], outputs[place] = rows[position[found]], rows[found]
-        mirrored = len(offsets) - 1 - place  # the neighbour sees this voxel at the opposite place
-        inputs[mirrored], outputs[mirrored] = outputs[place], inputs[place]
-    return KernelMap(tuple(inputs), tuple(outputs), indices, indices, spatial_shape, spatial_shape, identity=middle)
+    inputs: list[Tensor] = [everything] * places
+    outputs: list[Tensor] = [everything] * places
+    lines = list(product(range(-reach_z, reach_z + 1), range(-reach_y, reach_y + 1)))
+    for line, (dz, dy) in enumerate(lines[: len(lines) // 2 + 1]):
+        # The neighbours along x have consecutive keys: one search finds the first, and each hit moves on by one.
+        wanted = ordered + (dz * height + dy) * width - reach_x
+        position = torch.searchsorted(ordered, wanted)
+        for step in range(kernel_size[2] if (dz, dy) != (0, 0) else reach_x):
+            hit = ordered[position.clamp(max=max(len(ordered) - 1, 0))] == wanted
+            found = hit.nonzero().squeeze(1)
+            place = line * kernel_size[2] + step
+            inputs[place], outputs[place] = rows[position[found]], rows[found]
+            mirrored = places - 1 - place  # the neighbour sees this voxel at the opposite place
+            inputs[mirrored], outputs[mirrored] = outputs[place], inputs[place]
+            wanted, position = wanted + 1, position + hit
+    shape = spatial_shape
+    return KernelMap(tuple(inputs), tuple(outputs), indices, indices, shape, shape, identity=places // 2)
 
 
 def strided_map(
@@ -87,22 +93,27 @@ def strided_map(
         padding: empty cells before and after the grid, likewise.
     """
     output_shape = convolved_shape(spatial_shape, kernel_size, stride, padding)
-    device = indices.device
-    limits = torch.tensor(output_shape, device=device)
-    steps = torch.tensor(stride, device=device)
-    batch, cells = indices[:, :1].to(torch.int64), indices[:, 1:].to(torch.int64)
-    inputs, reached = [], []
-    for offset in product(*(range(size) for size in kernel_size)):
-        shifted = cells + torch.tensor(padding, device=device) - torch.tensor(offset, device=device)
-        target = torch.div(shifted, steps, rounding_mode="floor")
-        inside = ((target * steps == shifted) & (target >= 0) & (target < limits)).all(dim=1)
-        row = inside.nonzero().squeeze(1)
-        inputs.append(row)
-        reached.append(torch.cat([batch[row], target[row]], dim=1))
-    sizes = [len(row) for row in inputs]
-    keys, outputs = torch.unique(flat_keys(torch.cat(reached), output_shape), return_inverse=True)
-    output_indices = unflatten_keys(keys, output_shape)
+    depth, height, width = output_shape
+    batch, *cells = indices.to(torch.int64).unbind(1)
+    z, y, x = (
+        [_reached(cell + pad - offset, step, limit) for offset in range(size)]
+        for cell, size, step, pad, limit in zip(cells, kernel_size, stride, padding, output_shape, strict=True)
+    )
+    inputs, keys = [], []
+    for (plane, in_z), (row, in_y), (column, in_x) in product(z, y, x):
+        source = (in_z & in_y & in_x).nonzero().squeeze(1)
+        inputs.append(source)
+        keys.append(((batch[source] * depth + plane[source]) * height + row[source]) * width + column[source])
+    unique, outputs = torch.unique(torch.cat(keys), return_inverse=True)
+    sizes = [len(source) for source in inputs]
+    output_indices = unflatten_keys(unique, output_shape)
     return KernelMap(tuple(inputs), outputs.split(sizes), indices, output_indices, spatial_shape, output_shape)
+
+
+def _reached(shifted: Tensor, step: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Return the output coordinate along one axis, and whether there is one: int64 [V] and bool [V]."""
+    target = torch.div(shifted, step, rounding_mode="floor")
+    return target, (target * step == shifted) & (target >= 0) & (target < limit)
 
 
 def convolved_shape(shape: Triple, kernel_size: Triple, stride: Triple, padding: Triple) -> Triple:
