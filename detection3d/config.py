@@ -141,8 +141,8 @@ class ModelConfig(Section):
         reduction = math.prod(self.neck.strides)
         if height // 8 % reduction or width // 8 % reduction:
             raise ValueError(
-                f"the backbone leaves {height // 8} x {width // 8} cells, which neck.strides can't divide by {reduction};"
-                " change point_range, voxel_size or neck.strides"
+                f"the backbone leaves {height // 8} x {width // 8} cells, which the neck's strides can't divide by"
+                f" {reduction}; change point_range, voxel_size or neck.strides"
             )
         return self
 

@@ -85,15 +85,19 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for name in parents:
         node = _child(node, name, key)
-    node[_index(node, last, key) if isinstance(node, list) else last] = value
+    node[_place(node, last, key)] = value
 
 
 def _child(node: Any, name: str, key: str) -> Any:
-    place = _index(node, name, key) if isinstance(node, list) else name
-    child = node[place] if isinstance(node, list) else node.get(name)
+    place = _place(node, name, key)
+    child = node[place] if isinstance(node, list) else node.get(place)
     if not isinstance(child, dict | list):  # "method: graddrop" becomes a section when a part of it is set
         child = node[place] = {"kind": child} if isinstance(child, str) else {}
     return child
+
+
+def _place(node: Any, name: str, key: str) -> Any:
+    return _index(node, name, key) if isinstance(node, list) else name
 
 
 def _index(node: list[Any], name: str, key: str) -> int:
@@ -118,9 +122,8 @@ def _user_path(item: dict[str, Any], tree: Mapping[str, Any]) -> tuple[str, ...]
     path = []
     node: Any = tree
     for part in item["loc"]:
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+        keys = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
+        if part in keys:
             node = node[part]
         elif not (item["type"] == "missing" and part == item["loc"][-1]):
             continue
