@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of configs/tiny.yaml")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the data and the training (default: 0)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
     from detection3d.cli import evaluate, make_synthetic, prepare_waymo, train
 

@@ -19,8 +19,12 @@ def choose_device(wanted: str | None) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise UserError(f"--device {wanted}: not a device; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {wanted}: not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {wanted}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {wanted}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file (default: the run's last)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/evaluation/STEP)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
     from detection3d.cli.device import choose_device
     from detection3d.evaluation.metrics_table import print_metrics

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from detection3d.errors import UserError
 
+_OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -29,6 +30,10 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         return INTERRUPTED
     except UserError as error:
         _complain(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _OPTIONAL:
+            raise
+        _complain(f"{error.name} is not installed; this tool needs it: pip install 'detection3d[train]'")
     except OSError as error:
         if error.errno not in _USUAL_ERRORS:
             raise
@@ -41,6 +46,7 @@ _USUAL_ERRORS = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check the permissions",
     errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EEXIST: "a file stands where a folder is expected",
     errno.ENOTDIR: "a file stands where a folder is expected",
     errno.EISDIR: "a folder stands where a file is expected",
     errno.ENOSPC: "the disk is full; free some space and run the same command again",

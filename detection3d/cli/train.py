@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as training.steps=100")
     parser.add_argument("--output", type=Path, help="the run's folder (default: runs/NAME of the config)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
     from detection3d.cli.device import choose_device, refuse_several_ranks
     from detection3d.config_file import load_config
