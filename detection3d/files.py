@@ -1,7 +1,14 @@
 """Writing files so that a reader sees the old content or the new one, never a part."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from detection3d.errors import UserError
+
+TEMPORARY = ".tmp"
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:
@@ -10,17 +17,43 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: the disk is full or the folder not writable; what stood at `path` is intact and nothing is left over.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # writing, unlike opening, does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _flush_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `replace_file` left in `folder` when its process was killed; call it where nobody else writes."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`, which the system gives back however the process ends.
+
+    Raises:
+        UserError: another process holds it; `refusal` is the message.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(refusal) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

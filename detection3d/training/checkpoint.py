@@ -3,17 +3,19 @@
 import io
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from detection3d.errors import DataError, UserError
-from detection3d.files import replace_file
+from detection3d.files import remove_unfinished, replace_file
 
 POINTER = "last"  # a text file that names the newest complete checkpoint
 NAME = re.compile(r"step_(\d{8})\.pt")
 SCHEMA = 1
+_ADVICE = "delete it to use the one before"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -35,10 +37,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError without a reason; plain file writing tells
     torch.save({"schema": SCHEMA, "step": step, **state}, buffer)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder)
     replace_file(path, buffer.getbuffer())
     replace_file(folder / POINTER, path.name.encode())
     for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
+        if old != path:  # newer ones may stand here where the run was taken up from an earlier one
+            old.unlink()
     return path
 
 
@@ -48,14 +52,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is damaged, or of another version.
     """
+    _check_content(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:
-        raise DataError(path, f"not a readable checkpoint ({error}); delete it to use the one before") from error
+        reason = str(error).strip().partition(".")[0]
+        raise DataError(path, f"not a checkpoint of detection3d ({reason}); {_ADVICE}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise DataError(path, "not a checkpoint of this version of detection3d")
+        raise DataError(path, f"not a checkpoint of this version of detection3d; {_ADVICE}")
     return state
 
 
@@ -64,7 +70,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     found = list_checkpoints(folder)
     pointer = folder / POINTER
     if pointer.is_file():
-        named = folder / pointer.read_text().strip()
+        named = folder / pointer.read_text(errors="replace").strip()
         if named in found:
             return named
     return found[-1] if found else None
@@ -89,3 +95,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(Path(entry.path) for entry in os.scandir(folder) if NAME.fullmatch(entry.name))
+
+
+def _check_content(path: Path) -> None:
+    """Compare every part of the file with its checksum, which torch writes but does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise DataError(path, f"not a checkpoint, or cut off ({error}); {_ADVICE}") from error
+    if damaged is not None:
+        raise DataError(path, f"damaged: its part {damaged} does not match its checksum; {_ADVICE}")

@@ -60,13 +60,13 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     if config.data.validation is None:
         raise UserError("data.validation is not set: give the folder of a prepared store (data.validation=FOLDER)")
     store = Store.open(config.data.validation)
+    truth = read_store_ground_truth(store)  # first, since frames without labels would waste the detection
     detector, step = load_detector(config, checkpoint, device)
     folder = output or run / "evaluation" / f"{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     with _progress(len(store)) as progress:
         detections = list(detect_store(detector, store, config, device, progress))
     write_detections(folder / "detections.parquet", detections)
-    truth = read_store_ground_truth(store)
     write_ground_truth(folder / "ground_truth.parquet", truth)
     metrics = evaluate(detections, truth)
     environment = describe_environment(device)

@@ -12,7 +12,7 @@ from detection3d.data.loader import evaluation_batches
 from detection3d.data.packing import unpack_arrays
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
-from detection3d.errors import DataError
+from detection3d.errors import DataError, UserError
 from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
@@ -32,7 +32,10 @@ def load_run_config(run: Path, overrides: list[str]) -> Config:
     Raises:
         UserError: the folder is not a run, or an override is wrong.
     """
-    return load_config(RunFolder(run).config, overrides)
+    path = RunFolder(run).config
+    if not path.is_file():
+        raise UserError(f"{run}: not a run folder, since it holds no {path.name}; give what tools/train.py wrote")
+    return load_config(path, overrides)
 
 
 def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:

@@ -35,11 +35,13 @@ class StepResult:
     Attributes:
         losses: of the three tasks.
         gradient_norm: L2 norm of the gradient of all parameters before clipping.
+        learning_rate: that the step was done with.
         loss_scale: what the losses were multiplied with before the backward pass.
     """
 
     losses: TaskLosses
     gradient_norm: Tensor
+    learning_rate: float
     loss_scale: float
 
 
@@ -60,7 +62,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
     )
     targets = build_targets(labels, config)
-    state.fork.set_step(state.step)
+    state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.model(points, batch.size, batch.sample_index)
@@ -68,6 +70,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     total = torch.stack(list(state.fork.weigh(losses.as_dict()).values())).sum()
 
     optimizer = state.optimization.optimizer
+    learning_rate = state.optimization.schedule.get_last_lr()[0]
     loss_scale = state.scaler.get_scale()
     state.scaler.scale(total).backward()
     state.scaler.unscale_(optimizer)
@@ -79,7 +82,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     if state.average is not None:
         state.average.update_parameters(state.model)
     state.step += 1
-    return StepResult(losses, norm, loss_scale)
+    return StepResult(losses, norm, float(learning_rate), loss_scale)
 
 
 def train(config: Config, output: Path, device: torch.device) -> None:
@@ -98,27 +101,29 @@ def train(config: Config, output: Path, device: torch.device) -> None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
     state = build_state(config, device)
-    folder = open_run(output, config)
-    checkpoint = last_checkpoint(folder.checkpoints)
-    if checkpoint is not None:
-        state.restore(load_checkpoint(checkpoint))
-    add_provenance(folder, config, device, state.step)
-    with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
-        recorder.say(_introduction(config, store, state, checkpoint, device))
-        for batch, waited in _timed(_batches(store, config, state.step), device):
-            _checked_step(state, batch, config, recorder, waited)
-            done = state.step == config.training.steps
-            if done or stop.requested or state.step % config.training.checkpoint_every == 0:
-                path = save_checkpoint(
-                    folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints
-                )
-                if stop.requested and not done:
-                    raise Interrupted(f"stopped at step {state.step}, saved in {path}; run the same command to go on")
-        recorder.say(f"trained {state.step} steps; the run is in {output}")
+    with open_run(output, config) as folder:
+        checkpoint = last_checkpoint(folder.checkpoints)
+        if checkpoint is not None:
+            state.restore(load_checkpoint(checkpoint))
+        add_provenance(folder, config, device, state.step)
+        with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
+            recorder.say(_introduction(config, store, state, checkpoint, device))
+            for batch, waited in _timed(_batches(store, config, state.step), device):
+                result = _logged_step(state, batch, config, recorder, waited)
+                done = state.step == config.training.steps
+                if done or stop.requested or state.step % config.training.checkpoint_every == 0:
+                    _refuse_non_finite(result, state, batch)
+                    keep = config.training.keep_checkpoints
+                    path = save_checkpoint(folder.checkpoints, state.step, state.capture(), keep)
+                    if stop.requested and not done:
+                        raise Interrupted(
+                            f"stopped at step {state.step}, saved in {path}; run the same command to go on"
+                        )
+            recorder.say(f"trained {state.step} steps; the run is in {output}")
 
 
-def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> None:
-    """Do a step and log it where it is due; a loss that is not finite ends the run before it can be saved."""
+def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> StepResult:
+    """Do a step, and log it where it is due; a loss that is seen to be not finite ends the run."""
     started = time.perf_counter()
     result = train_step(state, batch, config)
     due = state.step % config.training.log_every == 0 or state.step == config.training.steps
@@ -127,13 +132,14 @@ def _checked_step(state: TrainState, batch: Batch, config: Config, recorder: Rec
     if due:
         values = {f"loss/{task}": float(loss.detach()) for task, loss in result.losses.as_dict().items()}
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
-        values["optimizer/learning_rate"] = float(state.optimization.schedule.get_last_lr()[0])
+        values["optimizer/learning_rate"] = result.learning_rate
         telemetry = state.fork.read_telemetry(result.loss_scale)
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
         values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory()}
         recorder.log(state.step, values)
     recorder.advance(state.step)
+    return result
 
 
 def _refuse_non_finite(result: StepResult, state: TrainState, batch: Batch) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from detection3d.files import replace_file
 from detection3d.training.run_folder import RunFolder
 
 
@@ -78,7 +79,7 @@ class Recorder:
 
     def say(self, message: str) -> None:
         """Print a line above the progress."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -98,13 +99,14 @@ def _truncate(path: Path, step: int) -> None:
     rows = read_metrics(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.is_file():
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
 def _summary(values: Mapping[str, float]) -> str:
     losses = "  ".join(
         f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if name.startswith("loss/")
     )
-    conflict = values.get("fork/conflict_share", math.nan)
+    conflict = values.get("fork/conflict_share")
+    shown = "" if conflict is None else f"  conflict {conflict:.1%}"
     seconds, waiting = values["time/step"], values["time/data"]
-    return f"{losses}  conflict {conflict:.1%}  {seconds:.2f} s/step (data {waiting / seconds:.0%})"
+    return f"{losses}{shown}  {seconds:.2f} s/step (data {waiting / seconds:.0%})"

@@ -6,7 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,10 +18,18 @@ import torch
 from detection3d.config import Config
 from detection3d.config_file import dump_config, load_config
 from detection3d.errors import UserError
-from detection3d.files import replace_file
+from detection3d.files import locked, remove_unfinished, replace_file
 
 # What may differ when a run goes on: none of it changes the steps still to come.
-FREE = ("data.workers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "decode.")
+FREE = (
+    "data.validation",
+    "data.workers",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "decode.",
+)
+LOCK = ".lock"
 PACKAGES = ("detection3d", "torch", "numpy", "numba", "pyarrow", "spconv-cu126")
 
 
@@ -60,20 +69,25 @@ class RunFolder:
         return self.root / "checkpoints"
 
 
-def open_run(root: Path, config: Config) -> RunFolder:
-    """Make the folder of a new run, or check that the run in it is the one that `config` describes.
+@contextmanager
+def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
+    """Make the folder of a new run, or check that the run in it is the one that `config` describes; and hold it.
 
     Raises:
-        UserError: a run with other settings is there; they are listed.
+        UserError: a run with other settings is there, and they are listed; or another process is training in it.
     """
     folder = RunFolder(root)
     if folder.config.is_file():
         _refuse_changes(folder, config)
-    elif root.is_dir() and any(root.iterdir()):
+    elif root.exists() and not root.is_dir():
+        raise UserError(f"{root}: a file stands where the run's folder should be; choose another with --output")
+    elif root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
         raise UserError(f"{root}: not empty, and not a run of detection3d; choose another folder with --output")
     root.mkdir(parents=True, exist_ok=True)
-    replace_file(folder.config, dump_config(config).encode())
-    return folder
+    with locked(root / LOCK, f"{root}: another process is training in it; wait for it or choose another --output"):
+        remove_unfinished(root)
+        replace_file(folder.config, dump_config(config).encode())
+        yield folder
 
 
 def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int) -> None:
@@ -137,6 +151,8 @@ def _commit() -> str | None:
     """Return the commit of the checkout that the package lies in, with '+' if files differ; None when installed."""
     try:
         here = ["git", "-C", str(Path(__file__).parent)]
+        # An installed package may lie inside a checkout of something else, which does not track it.
+        subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
         commit = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run([*here, "status", "--porcelain"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
