@@ -70,9 +70,9 @@ def test_losses_of_a_sample_twice_are_the_same(config: Config) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_each_loss_reaches_its_own_alias_alone(name: str) -> None:
     """The fork's premise, in the config's own heads; the range is made small, the layers stay."""
-    config = load_config(name, ["model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]"])
+    config = load_config(name, ["model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]"])
     detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu"))
-    shared = torch.randn(1, config.model.shared_channels, 16, 16)
+    shared = torch.randn(1, config.model.shared_channels, 32, 32)
     aliases = {task: shared.clone().requires_grad_() for task in TASKS}
     maps = {task: detector.heads[task](aliases[task]) for task in TASKS}
     targets = build_targets(one_car(config), config)
