@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run in as many processes as there are cores; threads in each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DETECTION3D_SHARED", ROOT.parent / "shared"))
 
