@@ -122,6 +122,8 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.RecordBatch:
         options = pa.ipc.IpcReadOptions(use_threads=False)
         reader = pa.ipc.open_file(_map(path), options=options)
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+        if reader.num_record_batches == 0:  # Arrow writes no batch for a segment without any box
+            batch = pa.RecordBatch.from_pylist([], schema=reader.schema)
     except (OSError, pa.ArrowException) as error:
         raise DataError(path, f"not an Arrow file ({error}); delete {path.parent} and {layout.AGAIN}") from error
     if batch is None or batch.schema != schema:

@@ -40,6 +40,20 @@ def assert_same(actual, expected) -> None:
             assert ours == theirs, field.name
 
 
+@pytest.mark.parametrize("boxes", [None, 0])
+def test_a_segment_without_any_box(tmp_path, boxes):
+    """As all of Waymo's test split: none of its frames has labels."""
+    frames = [make_frame("bare", number, boxes=boxes) for number in range(2)]
+    write_store(tmp_path, {"bare": frames})
+    store = Store.open(tmp_path)
+    assert verify(tmp_path) == []
+    for index, frame in enumerate(frames):
+        labels = store.labels(index)
+        assert (labels is None) == (boxes is None)
+        if labels is not None:
+            assert_same(labels, frame.labels)
+
+
 def test_reads_what_was_written_in_order_of_segment_and_frame(root):
     store = Store.open(root)
     frames = [*FRAMES["first"], *FRAMES["second"]]
