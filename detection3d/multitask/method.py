@@ -119,7 +119,8 @@ def weighted_sum(coefficients: Tensor, gradients: Sequence[Tensor]) -> Tensor:
     Coefficients multiply and never select, so that an inf or NaN in a gradient comes through a coefficient of 0 as NaN
     and a loss scaler sees it.
     """
-    return plain_sum([coefficient * gradient for coefficient, gradient in zip(coefficients, gradients, strict=True)])
+    # The gradient comes first, so that the products have its memory format, which the convolutions before work in.
+    return plain_sum([gradient * coefficient for coefficient, gradient in zip(coefficients, gradients, strict=True)])
 
 
 def promote(gradients: Sequence[Tensor]) -> list[Tensor]:
