@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+
+from detection3d.config import TrainingConfig
+from detection3d.training.optimizer import build_optimization
+
+
+def settings(steps: int = 20, **changes: float) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {"steps": steps, "batch_size": 2, "learning_rate": 0.01, "weight_decay": 0.1, "warmup": 0.25, **changes}
+    )
+
+
+def rates(config: TrainingConfig) -> list[tuple[float, float]]:
+    """Learning rate and first momentum of each step."""
+    optimization = build_optimization(nn.Linear(2, 2), config)
+    seen = []
+    for _ in range(config.steps):
+        group = optimization.optimizer.param_groups[0]
+        seen.append((group["lr"], group["betas"][0]))
+        optimization.optimizer.step()
+        optimization.schedule.step()
+    return seen
+
+
+def test_norms_and_biases_do_not_decay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    decaying, others = build_optimization(model, settings()).optimizer.param_groups
+    assert {weight.data_ptr() for weight in decaying["params"]} == {
+        model[0].weight.data_ptr(),
+        model[2].weight.data_ptr(),
+    }
+    assert decaying["weight_decay"] == 0.1
+    assert len(others["params"]) == 4
+    assert others["weight_decay"] == 0.0
+
+
+def test_frozen_weights_are_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    groups = build_optimization(model, settings()).optimizer.param_groups
+    assert [len(group["params"]) for group in groups] == [1, 1]
+
+
+def test_the_rate_climbs_to_its_peak_and_ends_near_nothing():
+    seen = rates(settings())
+    first, peak, last = seen[0], max(seen), seen[-1]
+    assert first == pytest.approx((0.001, 0.95))
+    assert peak == pytest.approx((0.01, 0.85))
+    assert seen.index(peak) == 4  # a quarter of 20 steps, counted from 0
+    assert last == pytest.approx((0.001 / 1e4, 0.95))
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0.1), (5, 0.2), (1, 0.5), (2, 0.5), (3, 0.1), (4, 0.25)])
+def test_short_runs_have_a_schedule(steps, warmup):
+    seen = [rate for rate, _ in rates(settings(steps, warmup=warmup))]
+    assert all(0 < rate <= 0.01 for rate in seen)
+    if steps > 1:
+        assert seen[0] == pytest.approx(0.001)
+        assert seen[-1] == pytest.approx(0.001 / 1e4)
+
+
+def test_a_step_is_adamw():
+    model = nn.Linear(1, 1)
+    weight, bias = (value.detach().clone() for value in model.parameters())
+    optimization = build_optimization(model, settings())
+    for value in model.parameters():
+        value.grad = torch.full_like(value, 3.0)
+    optimization.optimizer.step()
+    # the first step of Adam moves by the rate, whatever the gradient
+    torch.testing.assert_close(model.weight.detach(), weight * (1 - 0.001 * 0.1) - 0.001)
+    torch.testing.assert_close(model.bias.detach(), bias - 0.001)
