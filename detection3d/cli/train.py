@@ -17,12 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
-    from detection3d.cli.device import choose_device, refuse_several_ranks
     from detection3d.config_file import load_config
+
+    config = load_config(options.config, options.overrides)  # before torch, so that a misspelt key is told at once
+
+    from detection3d.cli.device import choose_device, refuse_several_ranks
     from detection3d.training.loop import train
 
     refuse_several_ranks()
-    config = load_config(options.config, options.overrides)
     train(config, options.output or Path("runs") / Path(options.config).stem, choose_device(options.device))
     return 0
 

@@ -1,0 +1,65 @@
+"""Training in a process of its own that waits at a chosen step, so that a signal hits it there and nowhere else."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detection3d.training.checkpoint import load_checkpoint
+from detection3d.training.recorder import read_metrics
+from tests.conftest import ROOT
+from tests.small_run import environment
+
+WAITING = """
+import sys, time
+from detection3d.cli.train import entry
+from detection3d.training import loop
+
+step_itself, wait_from, seconds = loop.train_step, int(sys.argv.pop(1)), float(sys.argv.pop(1))
+
+def train_step(state, batch, config):
+    if state.step >= wait_from:
+        time.sleep(seconds)
+    return step_itself(state, batch, config)
+
+loop.train_step = train_step
+entry()
+"""
+
+
+def start_training(
+    arguments: Sequence[str], cwd: Path, wait_from: int = 99, seconds: float = 0.0
+) -> subprocess.Popen[str]:
+    """Start a training that sleeps before each step once `wait_from` steps are done."""
+    command = [sys.executable, "-c", WAITING, str(wait_from), str(seconds), *arguments, "--device", "cpu"]
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Return when the run has logged the step."""
+    deadline = time.monotonic() + 120
+    while not any(row["step"] == step for row in read_metrics(run / "metrics.jsonl")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"ended before step {step}: {process.communicate()}")
+        time.sleep(0.01)
+
+
+def final_state(run: Path, step: int = 6) -> dict[str, Any]:
+    return load_checkpoint(run / "checkpoints" / f"step_{step:08d}.pt")
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The log without what depends on the machine's mood."""
+    rows = read_metrics(run / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name[:5] not in ("time/", "memor")} for row in rows]

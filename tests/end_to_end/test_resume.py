@@ -1,0 +1,99 @@
+"""A run that is stopped in any way and started again ends in the same bits as one that never stopped."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from detection3d.training.checkpoint import last_checkpoint
+from tests.end_to_end.processes import final_state, logged, start_training, wait_for_step
+from tests.small_run import small_settings
+from tests.training.steps import differences
+
+
+@pytest.fixture(scope="module")
+def command(store: Path) -> list[str]:
+    return ["tiny", *small_settings(data=store)]
+
+
+@pytest.fixture(scope="module")
+def straight(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that was never stopped."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    process = start_training([*command, "--output", str(run)], run.parent)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "trained 6 steps" in output
+    return run
+
+
+def assert_goes_on_to_the_same_bits(command: list[str], run: Path, straight: Path) -> None:
+    process = start_training(command, run.parent)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "training on from step" in output
+    ours, theirs = final_state(run), final_state(straight)
+    assert differences(ours, theirs) == []
+    assert {"model", "average", "optimizer", "schedule", "scaler", "generator", "step"} <= ours.keys()
+    assert int(ours["model"]["fork.step"]) == 6
+    assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5, 6]
+    assert logged(run) == logged(straight)
+    starts = json.loads((run / "provenance.json").read_text())
+    assert len(starts) == 2
+
+
+def test_kill_9_between_checkpoints(command, straight, tmp_path):
+    run = tmp_path / "run"
+    command = [*command, "--output", str(run)]
+    with start_training(command, tmp_path, wait_from=4, seconds=60) as process:
+        wait_for_step(process, run, 4)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    path = last_checkpoint(run / "checkpoints")
+    assert path is not None
+    assert path.name == "step_00000003.pt"
+    # what a process that is killed while it writes leaves behind
+    (run / "checkpoints" / ".step_00000006.pt.1.tmp").write_bytes(b"half a checkpoint")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss/cl')
+    assert_goes_on_to_the_same_bits(command, run, straight)
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_kill_9_before_the_first_checkpoint(command, straight, tmp_path):
+    run = tmp_path / "run"
+    command = [*command, "--output", str(run)]
+    with start_training(command, tmp_path, wait_from=2, seconds=60) as process:
+        wait_for_step(process, run, 2)
+        process.send_signal(signal.SIGKILL)
+    process = start_training(command, tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert differences(final_state(run), final_state(straight)) == []
+    assert logged(run) == logged(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_path, number):
+    run = tmp_path / "run"
+    command = [*command, "--output", str(run)]
+    with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
+        wait_for_step(process, run, 4)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    path = run / "checkpoints" / "step_00000005.pt"
+    assert errors == f"error: stopped at step 5, saved in {path}; run the same command to go on\n"
+    assert last_checkpoint(run / "checkpoints") == path
+    assert_goes_on_to_the_same_bits(command, run, straight)
+
+
+@pytest.mark.slow
+def test_two_loader_processes_give_the_same_bits(command, straight, tmp_path):
+    process = start_training([*command, "data.workers=2", "--output", str(tmp_path / "run")], tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert differences(final_state(tmp_path / "run"), final_state(straight)) == []
