@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from detection3d.cli import evaluate, prepare_waymo, train
 from detection3d.cli.device import choose_device
@@ -134,6 +135,7 @@ def test_an_empty_frame_among_good_ones_goes_all_the_way(tmp_path, shared):
     assert prepare_waymo.main(command) == 0
     store = Store.open(tmp_path / "out")
     assert [len(store.frame(index).points) > 0 for index in range(3)] == [True, False, True]
+    torch.set_num_threads(1)  # numba's threads have set torch's anew
     settings = small_settings("training.steps=2", "decode.score_threshold=0.001", data=tmp_path / "out")
     assert train.main(["tiny", *settings, "--output", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert evaluate.main([str(tmp_path / "run"), "--device", "cpu"]) == 0

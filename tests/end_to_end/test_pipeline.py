@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detection3d.cli import evaluate, make_synthetic, prepare_argoverse, prepare_waymo, train
@@ -33,6 +34,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained and evaluated once."""
+    torch.set_num_threads(1)  # the conftest's fixture comes later, and numba's threads have set torch's anew
     run = tmp_path_factory.mktemp("runs") / "run"
     settings = small_settings(f"training.steps={STEPS}", data=synthetic)
     assert train.main(["tiny", "--output", str(run), "--device", "cpu", *settings]) == 0
@@ -126,6 +128,7 @@ def test_the_argoverse_files_take_the_same_way(shared, tmp_path):
     store = tmp_path / "store"
     source = ["--input", str(shared / "real" / "argoverse2"), "--output", str(store), "--workers", "1"]
     assert prepare_argoverse.main(source) == 0
+    torch.set_num_threads(1)
     settings = small_settings("training.steps=2", data=store)
     assert train.main(["tiny", *settings, "--output", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert evaluate.main([str(tmp_path / "run"), "--device", "cpu"]) == 0

@@ -1,0 +1,51 @@
+import errno
+
+import pytest
+
+from detection3d.cli.run import run
+from detection3d.errors import DataError, UserError
+
+
+def ended(capsys, error: BaseException) -> tuple[int, str]:
+    def main(_: object) -> int:
+        raise error
+
+    status = run(main)
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("a: b"), 1, "error: a: b\n"),
+        (DataError("f", "cut off", 3), 1, "error: f, record 3: cut off\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; what was finished before is intact\n"),
+        (OSError(errno.ENOSPC, "full", "d"), 1, "error: d: full; the disk is full; free some space and run the same "),
+        (FileExistsError(errno.EEXIST, "File exists", "d"), 1, "error: d: File exists; a file stands where a folder"),
+        (ModuleNotFoundError("no", name="torch"), 1, "error: torch is not installed; this tool needs it: pip install"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line(capsys, error, status, message):
+    found, errors = ended(capsys, error)
+    assert found == status
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), OSError(errno.EIO, "bad"), ModuleNotFoundError("no", name="detection3d.gone")]
+)
+def test_our_own_defects_keep_their_traceback(capsys, error):
+    with pytest.raises(type(error)):
+        ended(capsys, error)
+
+
+def test_the_place_of_an_error_on_demand(capsys, monkeypatch):
+    monkeypatch.setenv("DETECTION3D_TRACEBACK", "1")
+    _, errors = ended(capsys, UserError("a"))
+    assert errors.startswith("Traceback")
+    assert errors.endswith("error: a\n")
+
+
+def test_the_status_of_the_tool_is_passed_on():
+    assert run(lambda _: 7) == 7
