@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from detection3d.data.collate import collate
 from detection3d.data.counter_hash import permutation
 from detection3d.data.store import Store
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from detection3d.types.tensors import Batch, BoxLabels, PackedPoints
 
 
@@ -106,7 +106,8 @@ class _TrainingBatches(Dataset):
     def __getitem__(self, step: int) -> "Batch | UserError":
         first = step * self._global_batch_size + self._rank * self._local_batch_size
         samples = range(first, first + self._local_batch_size)
-        return _read(self._store, [self._frame(sample) for sample in samples], samples)
+        frames = [self._frame(sample) for sample in samples]
+        return _refusal(self._store, frames) or _read(self._store, frames, samples)
 
     def _frame(self, sample: int) -> int:
         epoch, position = divmod(sample, len(self._store))
@@ -131,6 +132,16 @@ class _EvaluationBatches(Dataset):
 @functools.lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the store is smaller than a batch
 def _order(seed: int, epoch: int, frames: int) -> np.ndarray:
     return permutation(seed, epoch, frames)
+
+
+def _refusal(store: Store, frames: list[int]) -> UserError | None:
+    """Return an error if a frame has no labels: in training, its objects would pass for background."""
+    for frame in frames:
+        if store.labels(frame) is None:
+            name, timestamp = store.key(frame)
+            reason = f"frame {name} at {timestamp} has no labels, as in a test split; train on a store of labelled data"
+            return DataError(store.root, reason)
+    return None
 
 
 def _read(store: Store, frames: list[int], samples: range) -> "Batch | UserError":

@@ -58,9 +58,13 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
 
 
 def is_of_interest(row: MetricRow) -> bool:
-    """Tell whether a row has anything to say: types that the benchmark ranks always do, signs where there are any."""
-    ranked = row.breakdown == "OBJECT_TYPE" and row.shard.object_type in MEAN_TYPES
-    return ranked or row.ground_truth > 0 or row.predictions > 0
+    """Tell whether a row is worth showing; metrics.json holds them all.
+
+    Signs, which the benchmark does not rank, are shown where the detector says any: most never look for them.
+    """
+    if row.shard.object_type not in MEAN_TYPES:
+        return row.predictions > 0
+    return row.breakdown == "OBJECT_TYPE" or row.ground_truth > 0 or row.predictions > 0
 
 
 def percents(ap: float | np.float32, aph: float | np.float32) -> tuple[str, str]:

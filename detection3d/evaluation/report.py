@@ -152,7 +152,7 @@ def _mean_lines(metrics: Metrics) -> list[_Line]:
 def _precision_recall(metrics: Metrics) -> list[_Picture]:
     by_type: dict[str, list[MetricRow]] = {}
     for row in metrics.rows:
-        if row.breakdown == "OBJECT_TYPE" and row.ground_truth:
+        if row.breakdown == "OBJECT_TYPE" and row.ground_truth and is_of_interest(row):
             by_type.setdefault(_type_name(row), []).append(row)
     pictures = []
     for name, rows in by_type.items():

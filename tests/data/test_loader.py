@@ -19,9 +19,19 @@ FRAMES = 7
 def store(tmp_path_factory) -> Store:
     root = tmp_path_factory.mktemp("store")
     first = [make_frame("a", time, points=20 + time, boxes=time) for time in range(4)]
-    second = [make_frame("b", 9, points=0), make_frame("b", 10, boxes=None), make_frame("b", 11, boxes=5)]
+    second = [make_frame("b", 9, points=0), make_frame("b", 10, boxes=0), make_frame("b", 11, boxes=5)]
     write_store(root, {"a": first, "b": second})
     return Store.open(root)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_refuses_frames_without_labels_and_evaluation_takes_them(tmp_path, workers):
+    write_store(tmp_path, {"c": [make_frame("c", 1), make_frame("c", 2, boxes=None)]})
+    store = Store.open(tmp_path)
+    with pytest.raises(DataError, match="frame c at 2 has no labels.*train on a store of labelled data"):
+        list(build_loader(store, global_batch_size=2, seed=0, total_steps=1, workers=workers))
+    (batch,) = evaluation_batches(store, batch_size=2, workers=workers)
+    assert (batch.labels.types > 0).sum(1).tolist() == [3, 0]
 
 
 def assert_equal(actual: Batch, expected: Batch) -> None:
