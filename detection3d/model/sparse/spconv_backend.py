@@ -21,6 +21,7 @@ from torch import Tensor
 from detection3d.errors import UserError
 from detection3d.model.sparse.kernel_map import Triple, convolved_shape
 from detection3d.model.sparse.tensor import SparseTensor
+from detection3d.model.sparse.tf32 import round_gradient, tf32_operands
 
 Precision = Literal["float32", "tf32", "float16"]
 MAX_KERNEL_PLACES = 32  # of spconv's implicit GEMM
@@ -106,7 +107,7 @@ class SpconvBackend:
             operands = features.half(), weight.half()
         else:
             _choose_tf32(self.precision == "tf32")
-            operands = _tf32_operands(features, weight) if self.precision == "tf32" else (features, weight)
+            operands = tf32_operands(features, weight) if self.precision == "tf32" else (features, weight)
         with torch.autocast("cuda", enabled=False):
             result = library.functional.implicit_gemm(
                 operands[0].contiguous(),
@@ -122,7 +123,7 @@ class SpconvBackend:
                 True,  # training: keep what the backward pass needs
                 plan.submanifold,
             )
-        return _RoundGradient.apply(result) if self.precision == "tf32" else result.float()
+        return round_gradient(result) if self.precision == "tf32" else result.float()
 
     def _plan(
         self,
@@ -170,49 +171,6 @@ class SpconvBackend:
             masks=found[8],
             submanifold=submanifold,
         )
-
-
-def round_to_tf32(values: Tensor) -> Tensor:
-    """Round float32 to TF32's 11 significant bits, to nearest; values beyond 1e34 become NaN (Dekker, 1971)."""
-    scaled = values * (2**13 + 1)
-    return scaled - (scaled - values)
-
-
-def _tf32_operands(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features and weights whose TF32 product leaves the rounding of the features as its only error.
-
-    The weights' rounding is made good by a second half of channels: [x, x] times [round(w), w - round(w)]. It is the
-    larger part over many layers, since every voxel meets the same weights.
-    """
-    rounded = _Round.apply(features)
-    high = _Round.apply(weight)
-    assert isinstance(rounded, Tensor)
-    assert isinstance(high, Tensor)
-    return torch.cat([rounded, rounded], dim=1), torch.cat([high, (weight - high).detach()], dim=-1)
-
-
-class _Round(torch.autograd.Function):
-    """Round on the way forward; the derivative is that of the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return round_to_tf32(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-class _RoundGradient(torch.autograd.Function):
-    """The identity, whose gradient is rounded: it is an operand of the backward pass's products."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return round_to_tf32(gradients[0])
 
 
 def _choose_tf32(allowed: bool) -> None:
