@@ -8,8 +8,8 @@ from pathlib import Path
 
 from detection3d.cli.run import run
 
-TRAINING = (40, 8)  # segments, frames of each
-VALIDATION = (10, 6)
+TRAINING = (100, 4)  # segments, frames of each: streets teach more than moments
+VALIDATION = (20, 3)
 INTERVAL = 1.0  # seconds between frames, so that few frames show many situations
 SEEDS_APART = 1000  # validation segments never share a seed with training segments
 

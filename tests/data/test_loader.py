@@ -28,7 +28,7 @@ def store(tmp_path_factory) -> Store:
 def test_training_refuses_frames_without_labels_and_evaluation_takes_them(tmp_path, workers):
     write_store(tmp_path, {"c": [make_frame("c", 1), make_frame("c", 2, boxes=None)]})
     store = Store.open(tmp_path)
-    with pytest.raises(DataError, match="frame c at 2 has no labels.*train on a store of labelled data"):
+    with pytest.raises(DataError, match=r"frame c at 2 has no labels.*train on a store of labelled data"):
         list(build_loader(store, global_batch_size=2, seed=0, total_steps=1, workers=workers))
     (batch,) = evaluation_batches(store, batch_size=2, workers=workers)
     assert (batch.labels.types > 0).sum(1).tolist() == [3, 0]
