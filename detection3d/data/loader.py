@@ -107,7 +107,7 @@ class _TrainingBatches(Dataset):
         first = step * self._global_batch_size + self._rank * self._local_batch_size
         samples = range(first, first + self._local_batch_size)
         frames = [self._frame(sample) for sample in samples]
-        return _refusal(self._store, frames) or _read(self._store, frames, samples)
+        return _read(self._store, frames, samples, labelled=True)
 
     def _frame(self, sample: int) -> int:
         epoch, position = divmod(sample, len(self._store))
@@ -134,22 +134,23 @@ def _order(seed: int, epoch: int, frames: int) -> np.ndarray:
     return permutation(seed, epoch, frames)
 
 
-def _refusal(store: Store, frames: list[int]) -> UserError | None:
-    """Return an error if a frame has no labels: in training, its objects would pass for background."""
-    for frame in frames:
-        if store.labels(frame) is None:
-            name, timestamp = store.key(frame)
-            reason = f"frame {name} at {timestamp} has no labels, as in a test split; train on a store of labelled data"
-            return DataError(store.root, reason)
-    return None
-
-
-def _read(store: Store, frames: list[int], samples: range) -> "Batch | UserError":
+def _read(store: Store, frames: list[int], samples: range, *, labelled: bool = False) -> "Batch | UserError":
     try:
+        if labelled:
+            _refuse_unlabelled(store, frames)
         return collate(store, frames, samples)
     # Handed over as a value: torch would raise it in the training process as a RuntimeError with two tracebacks.
     except UserError as error:
         return error
+
+
+def _refuse_unlabelled(store: Store, frames: list[int]) -> None:
+    """Raise if a frame has no labels: in training, its objects would pass for background."""
+    for frame in frames:
+        if store.labels(frame) is None:
+            name, timestamp = store.key(frame)
+            reason = f"frame {name} at {timestamp} has no labels, as in a test split; train on a store of labelled data"
+            raise DataError(store.root, reason)
 
 
 def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:

@@ -83,7 +83,7 @@ def _distance(scene: Scene, points: np.ndarray, time: float) -> np.ndarray:
 def test_points_lie_on_surfaces_though_the_vehicle_moves(recorded: Recorded) -> None:
     for index, frame in enumerate(recorded.frames[:2]):
         distance = _distance(recorded.scene, _scene_points(recorded.scene, frame), index * INTERVAL)
-        assert len(distance) > 10_000
+        assert len(distance) > 4_000
         assert (distance <= NOISE).mean() > 0.9999
     # The noise itself is there.
     assert np.median(distance[distance > 0]) > 1e-4
@@ -158,7 +158,7 @@ def test_ids_persist_and_speed_is_the_motion_of_the_centre(recorded: Recorded) -
             np.testing.assert_allclose((after - before) / (2 * INTERVAL), speed, atol=0.03)
             moving += np.linalg.norm(speed) > 1
     assert moving > 15
-    assert np.mean([len(track) >= 4 for track in tracks.values()]) > 0.8
+    assert np.mean([len(track) >= 4 for track in tracks.values()]) > 0.7
 
 
 def test_zone_flags_are_those_of_the_polygons(recorded: Recorded) -> None:
@@ -183,7 +183,7 @@ def test_second_returns_are_behind_first_ones(recorded: Recorded) -> None:
     frame = recorded.frames[0]
     assert 0.01 < (frame.return_number == 2).mean() < 0.15
     assert set(np.unique(frame.lidar)) == {1, 2, 3, 4, 5}
-    assert 12_000 < len(frame.points) < 20_000
+    assert 4_000 < len(frame.points) < 9_000
     assert frame.points[:, 3].min() > 0
     assert frame.points[:, 3].max() > 2  # reflectors, so that tanh has something to do
     assert np.abs(frame.pose[:2, 3]).max() > 1000
