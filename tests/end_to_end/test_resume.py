@@ -85,9 +85,11 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_pat
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    path = run / "checkpoints" / "step_00000005.pt"
-    assert errors == f"error: stopped at step 5, saved in {path}; run the same command to go on\n"
-    assert last_checkpoint(run / "checkpoints") == path
+    path = last_checkpoint(run / "checkpoints")
+    # The signal meets step 4 just after it was logged, or step 5.
+    step = int(path.stem.removeprefix("step_"))
+    assert step in (4, 5)
+    assert errors == f"error: stopped at step {step}, saved in {path}; run the same command to go on\n"
     assert_goes_on_to_the_same_bits(command, run, straight)
 
 
