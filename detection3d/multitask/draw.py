@@ -74,16 +74,40 @@ def uniform_from_words(
     if positions > _LOW_32 + 1:
         raise ValueError(f"{positions} positions in shape {tuple(shape)}: the hash tells at most 2^32 apart")
 
-    # Two words of key: with one alone, the numbers of two steps would be the same ones in another order.
-    first, second = words
-    key = torch.arange(2, device=step.device) * (second - first) + first  # no copy from the host, unlike torch.tensor
-    key = _absorb(key, step)
+    key = _step_key(words, step)
     if sample_index is not None:
         key = _absorb(key[:, None, None], sample_index[:, None])
 
     bits = torch.arange(positions, device=step.device)
-    bits = _mix(_mix(bits ^ key[0]) ^ key[1])
-    return ((bits >> 8).to(torch.float32) * 2.0**-24).reshape(tuple(shape))
+    return _to_unit(_mix(_mix(bits ^ key[0]) ^ key[1])).reshape(tuple(shape))
+
+
+def uniform_at(index: Tensor, words: tuple[int, int], step: Tensor) -> Tensor:
+    """Draw the numbers that `uniform_from_words` gives at flat positions `index`, in any order.
+
+    Args:
+        index: int64 of any shape, 0 or more. Beyond 2^32, where the dense draw ends, the upper word is hashed in too.
+        words: what `stream_words` returned.
+        step: int64 scalar on the same device.
+
+    Returns:
+        float32, shaped like `index`.
+    """
+    key = _step_key(words, step)
+    low, high = index & _LOW_32, index >> 32
+    bits = _mix(_mix(low ^ key[0]) ^ key[1])
+    return _to_unit(torch.where(high == 0, bits, _mix(bits ^ high)))
+
+
+def _step_key(words: tuple[int, int], step: Tensor) -> Tensor:
+    # Two words of key: with one alone, the numbers of two steps would be the same ones in another order.
+    first, second = words
+    key = torch.arange(2, device=step.device) * (second - first) + first  # no copy from the host, unlike torch.tensor
+    return _absorb(key, step)
+
+
+def _to_unit(bits: Tensor) -> Tensor:
+    return (bits >> 8).to(torch.float32) * 2.0**-24
 
 
 def _absorb(key: Tensor, value: Tensor) -> Tensor:

@@ -13,9 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 
+from detection3d.multitask.arithmetic import stack_gradients
+from detection3d.multitask.checks import FlowCheck, check_flow
 from detection3d.multitask.draw import stream_words
-from detection3d.multitask.method import Context, Method, promote
+from detection3d.multitask.method import Context, Method
+from detection3d.multitask.positions import Cells, build_positions
+from detection3d.multitask.ranks import Ranks, Sync, current_ranks
 from detection3d.multitask.telemetry import Telemetry, measure, probe_size, read
 
 
@@ -37,10 +42,16 @@ class TaskFork(nn.Module):
         seed: of the draw.
         name: tells this fork's draw from another fork's with the same seed.
         telemetry_every: measure the conflict at steps divisible by this; 0 never, at no cost.
+        sync: "full" sums statistics over the ranks of torch.distributed, so that R ranks with B/R samples each get the
+            gradients of one rank with B samples, given losses that are each rank's share times R, as
+            DistributedDataParallel averages. "none" leaves each rank to itself.
+        process_group: the ranks that train together; None is all of them. Give DistributedDataParallel the same.
+        debug: check every pass for gradients that go around the fork or never reach it; slow.
 
     Attributes:
         step: int64 buffer, the optimizer step that the draw depends on. The training loop sets it by `set_step`;
             forward never counts, so all micro-batches of a step, and recomputed ones, draw the same.
+        state: what the method learns, as buffers and parameters.
 
     Raises:
         ValueError: no tasks, a name twice, or settings of the method that do not fit the tasks.
@@ -49,7 +60,16 @@ class TaskFork(nn.Module):
     step: Tensor
 
     def __init__(
-        self, tasks: Sequence[str], method: Method, seed: int = 0, name: str = "fork", telemetry_every: int = 0
+        self,
+        tasks: Sequence[str],
+        method: Method,
+        seed: int = 0,
+        name: str = "fork",
+        telemetry_every: int = 0,
+        *,
+        sync: Sync = "full",
+        process_group: ProcessGroup | None = None,
+        debug: bool = False,
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -59,54 +79,89 @@ class TaskFork(nn.Module):
             raise ValueError(f"tasks are {', '.join(self.tasks)}; each needs a name of its own")
         if telemetry_every < 0:
             raise ValueError(f"telemetry_every is {telemetry_every}; give a number of steps, or 0 for never")
+        if sync not in ("full", "none"):
+            raise ValueError(f'sync is "{sync}"; choose "full" or "none"')
         method.check_tasks(self.tasks)
         self.method = method
         self.telemetry_every = telemetry_every
+        self.sync: Sync = sync
+        self.process_group = process_group
+        self.debug = debug
         self._words = stream_words(seed, name)
         self._measuring = telemetry_every > 0
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self._probe = self._new_probe()
+        self.state = _State(method, len(self.tasks))
+        self._reset_probes()
 
-    def forward(self, shared: Tensor, sample_index: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, shared: Tensor, sample_index: Tensor | None = None, cells: Cells | None = None
+    ) -> dict[str, Tensor]:
         """Return an alias of the shared features for each task.
 
         Args:
             shared: [B, ...], the activation at which the tasks' gradients are compared.
             sample_index: int64 [B], global index of each sample; used only where the method draws for each sample apart
                 (`marginalize="none"`), and then counted from 0 if None.
+            cells: places of the rows of sparse features [V, C]; needed for `marginalize="coordinates"` only.
 
         Returns:
             By task name, tensors that share the memory of `shared`.
 
         Raises:
-            RuntimeError: in training under torch.distributed with more than one rank.
+            ValueError: the activation, or what comes with it, does not fit the method.
         """
         if not (self.training and torch.is_grad_enabled() and shared.requires_grad) or len(self.tasks) == 1:
             return dict.fromkeys(self.tasks, shared)
-        _refuse_several_ranks()
-        plan = _Plan(self.tasks, self.method, self._words)
-        probe = self._probe if self._measuring else None
+        if self.method.marginalize == "coordinates" and cells is None:
+            raise ValueError('marginalize "coordinates" needs the place of each row: fork(shared, cells=Cells.of(...))')
+        plan = _Plan(
+            self.tasks,
+            self.method,
+            self._words,
+            current_ranks(self.process_group) if self.sync == "full" else Ranks(),
+            cells.count if cells is not None else 0,
+            FlowCheck(shared, self.tasks) if self.debug else None,
+        )
         # The step is copied, so that a set_step between forward and backward changes nothing of this pass.
-        aliases = _Fork.apply(shared, probe, self.step.clone(), sample_index, plan)
+        aliases = _Fork.apply(
+            shared,
+            self._learning_probe,
+            self._telemetry_probe if self._measuring else None,
+            self.step.clone(),
+            sample_index,
+            cells.index if cells is not None else None,
+            plan,
+        )
         return dict(zip(self.tasks, aliases, strict=True))
 
-    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses to be added up, in the order of the tasks: as they are, since no method here weighs losses.
+    def weigh(self, losses: Mapping[str, Tensor], features: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the losses to be added up: the tasks' in their order, weighed by the method, and its penalty if any.
 
         Args:
             losses: a scalar for each task.
+            features: what `forward` returned; a gradient penalty and the debug mode need it.
+
+        Returns:
+            By task name; a gradient penalty follows under the name "penalty".
 
         Raises:
-            ValueError: a task without a loss, or a loss without a task.
+            ValueError: a task without a loss, a loss without a task, or no features where they are needed.
+            RuntimeError: in debug mode, a loss that does not reach its alias, or reaches another task's.
         """
-        missing = [task for task in self.tasks if task not in losses]
-        unknown = [name for name in losses if name not in self.tasks]
-        if missing or unknown:
-            raise ValueError(
-                f"losses are needed for exactly the tasks {', '.join(self.tasks)}; "
-                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
-            )
-        return {task: losses[task] for task in self.tasks}
+        self._check_names(losses)
+        if self.debug and self.training and torch.is_grad_enabled():
+            check_flow(self.tasks, losses, features)
+        stacked = torch.stack([losses[task] for task in self.tasks])
+        weighed = self.method.weigh(stacked, self.state.tensors())
+        if self._loss_sum is not None and self.training and torch.is_grad_enabled():
+            self._loss_sum = self._loss_sum + stacked.detach().double()
+        result = dict(zip(self.tasks, weighed.unbind(), strict=True))
+        if self.training and torch.is_grad_enabled():
+            aliases = [] if features is None else [features[task] for task in self.tasks]
+            penalty = self.method.penalty(weighed, aliases, current_ranks(self.process_group))
+            if penalty is not None:
+                result["penalty"] = penalty
+        return result
 
     def set_step(self, step: int) -> None:
         """Set the optimizer step (0 or more) that the draw depends on, before the step's first forward."""
@@ -115,52 +170,119 @@ class TaskFork(nn.Module):
         self.step.fill_(step)
         self._measuring = self.telemetry_every > 0 and step % self.telemetry_every == 0
 
+    def update(self, loss_scale: float = 1.0) -> None:
+        """Let the method learn from the step's backward passes; call it once, after the last of them.
+
+        Nothing happens unless the method learns (GradNorm). On several ranks this is a collective of K numbers.
+
+        Args:
+            loss_scale: what a loss scaler multiplied the losses with.
+        """
+        if self._learning_probe is None or self._learning_probe.grad is None or self._loss_sum is None:
+            return
+        ranks = current_ranks(self.process_group)  # what is learnt is the same on every rank, whatever `sync` says
+        learning = self._learning_probe.grad / loss_scale**2
+        if self.sync == "none":
+            learning = ranks.sum(learning) / ranks.size
+        losses = ranks.sum(self._loss_sum) / ranks.size
+        with torch.no_grad():
+            self.method.learn(learning, losses, self.state.tensors())
+        self._learning_probe.grad = None
+        self._loss_sum = torch.zeros_like(self._loss_sum)
+
     def read_telemetry(self, loss_scale: float = 1.0) -> Telemetry | None:
         """Return what was measured since the last reading, None if nothing was; waits for the device.
 
         Args:
             loss_scale: what a loss scaler multiplied the losses with; the norms are divided by it.
         """
-        numbers = self._probe.grad
+        numbers = self._telemetry_probe.grad
         if numbers is None:
             return None
-        self._probe.grad = None
+        self._telemetry_probe.grad = None
         return read(numbers, self.tasks, loss_scale)
 
     def extra_repr(self) -> str:
         """Name the tasks and the method when the model is printed."""
-        return f"tasks={self.tasks}, method={self.method}"
+        return f"tasks={self.tasks}, method={self.method}, sync={self.sync}"
 
-    def _new_probe(self) -> Tensor:
-        # Neither a parameter nor a buffer: optimizers, DistributedDataParallel and checkpoints must not see it.
-        return torch.zeros(
-            probe_size(len(self.tasks)), dtype=torch.float64, device=self.step.device, requires_grad=True
-        )
+    def _check_names(self, losses: Mapping[str, Tensor]) -> None:
+        missing = [task for task in self.tasks if task not in losses]
+        unknown = [name for name in losses if name not in self.tasks]
+        if missing or unknown:
+            raise ValueError(
+                f"losses are needed for exactly the tasks {', '.join(self.tasks)}; "
+                f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            )
+
+    def _reset_probes(self) -> None:
+        # Neither parameters nor buffers: optimizers, DistributedDataParallel and checkpoints must not see them.
+        def probe(size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64, device=self.step.device, requires_grad=True)
+
+        tasks = len(self.tasks)
+        size = self.method.learning_size(tasks)
+        self._telemetry_probe = probe(probe_size(tasks))
+        self._learning_probe = probe(size) if size else None
+        self._loss_sum = torch.zeros(tasks, dtype=torch.float64, device=self.step.device) if size else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TaskFork":
         super()._apply(fn, recurse)
-        self._probe = self._new_probe()  # follows the module to its new device
+        self._reset_probes()  # follow the module to its new device
         return self
+
+
+class _State(nn.Module):
+    """What a method learns: its buffers and parameters under their own names."""
+
+    def __init__(self, method: Method, tasks: int) -> None:
+        super().__init__()
+        for name, value in method.new_buffers(tasks).items():
+            self.register_buffer(name, value)
+        for name, value in method.new_parameters(tasks).items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.named_buffers()), **dict(self.named_parameters())}
 
 
 @dataclass(frozen=True)
 class _Plan:
+    """What the backward pass needs beside tensors, which autograd saves."""
+
     tasks: tuple[str, ...]
     method: Method
     words: tuple[int, int]
+    ranks: Ranks
+    cell_count: int
+    check: FlowCheck | None
+
+    def context(self, step: Tensor, sample_index: Tensor | None, cell_index: Tensor | None) -> Context:
+        cells = None if cell_index is None else Cells(cell_index, self.cell_count)
+        positions = build_positions(self.method.marginalize, self.method.channel_dim, cells)
+        return Context(self.tasks, self.words, step, positions, self.ranks, sample_index)
 
 
 class _Fork(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, activation: Tensor, probe: Tensor | None, step: Tensor, sample_index: Tensor | None, plan: _Plan
+        ctx: Any,
+        activation: Tensor,
+        learning_probe: Tensor | None,
+        telemetry_probe: Tensor | None,
+        step: Tensor,
+        sample_index: Tensor | None,
+        cell_index: Tensor | None,
+        plan: _Plan,
     ) -> tuple[Tensor, ...]:
         # `.data` gives each alias a version counter of its own, which tells in backward which head wrote into it. A
         # view or `.detach()` would share the activation's counter.
         aliases = tuple(activation.data for _ in plan.tasks)
-        ctx.save_for_backward(activation, step, sample_index, *aliases)
+        ctx.save_for_backward(activation, step, sample_index, cell_index, *aliases)
         ctx.plan = plan
-        ctx.measuring = probe is not None
+        ctx.measuring = telemetry_probe is not None
+        if plan.check is not None:
+            ctx.set_materialize_grads(False)  # to tell a gradient of zeros from none
         return aliases
 
     @staticmethod
@@ -169,17 +291,19 @@ class _Fork(torch.autograd.Function):
         # A task whose loss doesn't depend on its alias (no objects, say) arrives here as zeros, in its own place.
         plan: _Plan = ctx.plan
         try:
-            activation, step, sample_index, *_ = ctx.saved_tensors
+            activation, step, sample_index, cell_index, *_ = ctx.saved_tensors
         except RuntimeError as error:
             raise RuntimeError(_explain(error, plan.tasks)) from error
-        gradients = promote(alias_gradients)
-        context = Context(plan.tasks, plan.words, step, sample_index)
-        combined = plan.method.combine(gradients, activation, context)
-        numbers = None
-        if ctx.measuring:
-            coefficients = plan.method.coefficients(gradients, activation, context)
-            numbers = measure(gradients, coefficients, activation, plan.method.marginalize, plan.method.channel_dim)
-        return combined.to(activation.dtype), numbers, None, None, None
+        if plan.check is not None:
+            plan.check.receive(alias_gradients)
+        gradients = stack_gradients(alias_gradients)
+        context = plan.context(step, sample_index, cell_index)
+        combination = plan.method.combine(gradients, activation, context)
+        numbers = measure(gradients, combination, activation, context) if ctx.measuring else None
+        result = combination.gradient.to(activation.dtype)
+        if plan.check is not None:
+            plan.check.give_back(result)
+        return result, combination.learning, numbers, None, None, None, None
 
 
 def _explain(error: RuntimeError, tasks: tuple[str, ...]) -> str:
@@ -196,12 +320,3 @@ def _explain(error: RuntimeError, tasks: tuple[str, ...]) -> str:
         f'the head "{tasks[int(output.group(1))]}" modified its features in place, and with them those of the others; '
         "make its first operation out of place, such as ReLU(inplace=False)"
     )
-
-
-def _refuse_several_ranks() -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise RuntimeError(
-            f"the fork combines the gradients of one rank only, found {distributed.get_world_size()} ranks; "
-            "train on one process"
-        )

@@ -5,13 +5,14 @@ the device, and autograd adds them up over the micro-batches of a step. The firs
 that the mean over them can be told.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from detection3d.multitask.positions import Marginalize, position_gradients
+from detection3d.multitask.arithmetic import gram_matrix
+from detection3d.multitask.method import Combination, Context
+from detection3d.multitask.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -60,32 +61,33 @@ def probe_size(tasks: int) -> int:
     return sum(_sections(tasks).values())
 
 
-def measure(
-    gradients: Sequence[Tensor], coefficients: Tensor, activation: Tensor, marginalize: Marginalize, channel_dim: int
-) -> Tensor:
-    """Measure one backward pass.
+def measure(gradients: Tensor, combination: Combination, activation: Tensor, context: Context) -> Tensor:
+    """Measure one backward pass, over all ranks.
 
     Args:
-        gradients: K tensors shaped like the activation, float32 or float64.
-        coefficients: [K, ...], the method's c_i.
+        gradients: [K, ...], float32 or float64.
+        combination: what the method made of them.
         activation: A, [B, ...].
-        marginalize: what counts as one position, for the shares.
-        channel_dim: the activation's channel dim.
+        context: names, positions and ranks.
 
     Returns:
         float64 [probe_size(K)], on the device.
     """
-    norms = torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients])
-    positions = position_gradients(gradients, activation, marginalize, channel_dim)
+    ranks = context.ranks
+    gram = gram_matrix(gradients, ranks)
+    norms = gram.diagonal().sqrt()
+    positions = combination.position_gradients
+    if positions is None:
+        positions = context.positions.sum(gradients, activation, ranks)
     positive, negative = (positions > 0).any(0), (positions < 0).any(0)
     measured = {
         "passes": norms.new_ones(1),
         "gradient_norm": norms,
-        "cosine": _cosines(gradients, norms).flatten(),
+        "cosine": _cosines(gram, norms).flatten(),
         "conflict_share": _share(positive & negative),
         "active_share": _share(positive | negative),
-        "nonpositive_share": _share(activation <= 0),
-        "kept_mass": _kept_mass(gradients, coefficients),
+        "nonpositive_share": ranks.sum(_share(activation <= 0)) / ranks.size,
+        "kept_mass": _kept_mass(gradients, combination.coefficients, ranks),
     }
     return torch.cat([measured[name] for name in _sections(len(gradients))])
 
@@ -126,23 +128,18 @@ def _sections(tasks: int) -> dict[str, int]:
     }
 
 
-def _cosines(gradients: Sequence[Tensor], norms: Tensor) -> Tensor:
+def _cosines(gram: Tensor, norms: Tensor) -> Tensor:
     """Cosines [K, K] of the gradients; products are taken in float64, where those of a float32 do not vanish."""
-    rows = []
-    for first in gradients:
-        doubled = first.double()
-        rows.append(torch.stack([(doubled * second).sum() for second in gradients]))
     scale = norms[:, None] * norms[None, :]
-    return torch.where(scale == 0, 0.0, torch.stack(rows) / scale)
+    return torch.where(scale == 0, 0.0, gram / scale)
 
 
-def _kept_mass(gradients: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    shares = []
-    for coefficient, gradient in zip(coefficients, gradients, strict=True):
-        total = torch.linalg.vector_norm(gradient, ord=1, dtype=torch.float64)
-        kept = torch.linalg.vector_norm(coefficient * gradient, ord=1, dtype=torch.float64)
-        shares.append(torch.where(total == 0, 1.0, kept / total))
-    return torch.stack(shares)
+def _kept_mass(gradients: Tensor, coefficients: Tensor, ranks: Ranks) -> Tensor:
+    dims = list(range(1, gradients.ndim))
+    total = torch.linalg.vector_norm(gradients, ord=1, dim=dims, dtype=torch.float64)
+    kept = torch.linalg.vector_norm(coefficients * gradients, ord=1, dim=dims, dtype=torch.float64)
+    kept, total = ranks.sum(torch.stack([kept, total])).unbind()
+    return torch.where(total == 0, 1.0, kept / total)
 
 
 def _share(mask: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from detection3d.multitask import GradDrop, graddrop
 from detection3d.multitask.graddrop import purity
-from detection3d.multitask.positions import Marginalize, position_gradients, position_shape
+from detection3d.multitask.positions import DensePositions, Marginalize
+from detection3d.multitask.ranks import Ranks
 from tests.oracles.graddrop_loop import graddrop_loop
 
 MODES: tuple[Marginalize, ...] = ("batch", "batch+space", "none")
@@ -30,7 +31,7 @@ def problem(seed: int, tasks: int = 3, shape: tuple[int, ...] = (2, 3, 4, 2), dt
 
 def draw(uniform: Tensor, mode: Marginalize, channel_dim: int = 1) -> Tensor:
     """Cut a full-size uniform tensor down to one number a position."""
-    return uniform[tuple(slice(size) for size in position_shape(uniform.shape, mode, channel_dim))]
+    return uniform[tuple(slice(size) for size in DensePositions(mode, channel_dim).shape(uniform.shape))]
 
 
 shapes = st.lists(st.integers(1, 4), min_size=2, max_size=4).map(tuple)
@@ -88,7 +89,7 @@ def test_unanimous_signs_pass_exactly(
 ) -> None:
     # Oracle 2. Each position has one sign for all tasks; uniform 0 and almost 1 are the hardest cases.
     generator = torch.Generator().manual_seed(seed)
-    sign = torch.randn(position_shape(shape, mode, 1), generator=generator).sign()
+    sign = torch.randn(DensePositions(mode, 1).shape(shape), generator=generator).sign()
     activation = torch.randn(shape, generator=generator)
     signed = sign if mode == "none" else sign * activation.sign()
     gradients = (torch.rand(3, *shape, generator=generator).double() * signed * 10.0**log_scale).to(dtype)
@@ -109,7 +110,7 @@ def test_one_sign_survives_and_the_rest_is_zero(mode: Marginalize) -> None:
     # Oracle 4.
     gradients, activation, uniform = problem(1)
     result = graddrop(gradients, activation, draw(uniform, mode), marginalize=mode, preserve_norm=False)
-    positions = position_gradients(list(gradients), activation, mode, 1)
+    positions = DensePositions(mode).sum(gradients, activation, Ranks())
     survivors = [(gradients * (positions * sign >= 0)).sum(0) for sign in (1, -1)]
     matches = [torch.isclose(result, survivor, rtol=1e-14, atol=0.0) for survivor in survivors]
     assert bool((matches[0] | matches[1]).all())
@@ -151,7 +152,7 @@ def test_batch_separated_is_unbiased_after_contraction() -> None:
     repeated = gradients.repeat(1, 1, MANY)
     uniform = torch.rand(MANY, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     result = graddrop(repeated, activation.repeat(1, MANY), uniform, preserve_norm=False).mean(1)
-    positions = position_gradients(list(gradients), activation, "batch", 1).flatten()
+    positions = DensePositions("batch").sum(gradients, activation, Ranks()).flatten()
     contracted = (activation.sign().flatten() * result).sum()
     assert contracted.item() == pytest.approx(
         positions.sum().item(), abs=4 * positions.abs().sum().item() / math.sqrt(MANY)
@@ -175,7 +176,7 @@ def test_leaks(mode: Marginalize, preserve_norm: bool) -> None:
         for leak in (0.0, 0.5, 1.0)
     )
     torch.testing.assert_close(half, (none + whole) / 2)
-    positions = position_gradients(list(gradients), activation, mode, 1)
+    positions = DensePositions(mode).sum(gradients, activation, Ranks())
     keep_positive = uniform < purity(positions)
     dropped = torch.where(keep_positive, positions[1] < 0, positions[1] > 0)
     torch.testing.assert_close(whole - none, dropped * gradients[1])
@@ -240,7 +241,7 @@ def test_nothing_in_nothing_out() -> None:
             graddrop(zeros, torch.ones(2, 4, 3), draw(torch.rand(2, 4, 3), mode), marginalize=mode), zeros[0]
         )
         empty = torch.zeros(3, 0, 4, 3)
-        uniform = torch.rand(position_shape((0, 4, 3), mode, 1))
+        uniform = torch.rand(DensePositions(mode, 1).shape((0, 4, 3)))
         assert graddrop(empty, empty[0], uniform, marginalize=mode).shape == (0, 4, 3)
 
 

@@ -1,0 +1,47 @@
+"""The processes that train together, and the sums over them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+Sync = Literal["full", "none"]
+"""Whether statistics are summed over the ranks, so that they equal one rank with all samples, or each rank's own."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks whose samples count as one batch.
+
+    Every rank must call the same methods in the same order. Nothing here depends on data, so where the graph is the
+    same on every rank, the order is.
+
+    Attributes:
+        size: number of ranks; 1 makes every method the identity.
+        group: their process group; None is the default one.
+    """
+
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over the ranks; `values` stay as they are."""
+        return self._reduce(values, dist.ReduceOp.SUM) if self.size > 1 else values
+
+    def max(self, values: Tensor) -> Tensor:
+        """Return the largest over the ranks; `values` stay as they are."""
+        return self._reduce(values, dist.ReduceOp.MAX) if self.size > 1 else values
+
+    def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        result = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, operation, self.group)
+        return result
+
+
+def current_ranks(group: dist.ProcessGroup | None = None) -> Ranks:
+    """Return the ranks of `group`, or of the whole run; one rank where torch.distributed is not in use."""
+    if not dist.is_available() or not dist.is_initialized():
+        return Ranks()
+    return Ranks(dist.get_world_size(group), group)
