@@ -1,22 +1,5 @@
-"""One thread for torch: two of them on two busy cores wait for each other a hundred times longer than they compute."""
+"""The fixtures of the training tests, which whole runs need as well."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from tests.training.conftest import one_thread, store
 
-import pytest
-import torch
-
-from tests.small_run import write_small_store
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_store(tmp_path_factory.mktemp("data") / "store")
+__all__ = ["one_thread", "store"]
