@@ -1,5 +1,6 @@
 """Checkpoints: everything that the rest of the run depends on, written so that a crash never costs the last one."""
 
+import errno
 import io
 import os
 import re
@@ -102,7 +103,10 @@ def _check_content(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    # Damage in the archive's own tables ends in errors of many types; an offset before the file's start is an OSError.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise DataError(path, f"not a checkpoint, or cut off ({error}); {_ADVICE}") from error
     if damaged is not None:
         raise DataError(path, f"damaged: its part {damaged} does not match its checksum; {_ADVICE}")

@@ -151,6 +151,23 @@ def test_a_damaged_one_is_refused_with_a_way_out(tmp_path, damage, reason):
     assert last_checkpoint(tmp_path) == tmp_path / "step_00000003.pt"
 
 
+@pytest.mark.parametrize("bit", [0x01, 0x08, 0x80])
+def test_no_flipped_bit_ends_in_a_traceback(tmp_path, bit):
+    path = save_checkpoint(tmp_path, 3, {"weights": torch.arange(4.0)}, keep=1)
+    content = path.read_bytes()
+    refused = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except DataError:
+            refused += 1
+        else:  # a byte without a meaning, such as a file's date
+            assert loaded["step"] == 3
+            assert torch.equal(loaded["weights"], torch.arange(4.0)), f"byte {place}"
+    assert refused > len(content) // 4
+
+
 class Malice:
     def __reduce__(self):
         return os.mkdir, ("must-not-exist",)
