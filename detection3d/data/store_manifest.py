@@ -143,19 +143,23 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
         OSError: it can't be read.
     """
     text = path.read_bytes()
+    # Without its record a segment can't be told from something foreign, so the whole of it has to go.
+    way_out = f"the file is damaged, delete {path.parent if path.name == SEGMENT_RECORD else path} and {AGAIN}"
     try:
         version = json.loads(text).get("schema_version")
         if version != 1:
-            raise DataError(path, f"schema_version is {version!r}, this program reads 1; prepare the data again")
+            raise DataError(
+                path, f"schema_version is {version!r}, this program reads 1; prepare the data again into another folder"
+            )
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise DataError(path, f"{place}: {first['msg']}; the file is damaged, {AGAIN}") from error
+        raise DataError(path, f"{place}: {first['msg']}; {way_out}") from error
     except (ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(path, f"not a JSON object ({error}); the file is damaged, delete it and {AGAIN}") from error
+        raise DataError(path, f"not a JSON object ({error}); {way_out}") from error
 
 
 def write_record(path: Path, record: SegmentRecord | Manifest) -> None:

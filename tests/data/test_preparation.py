@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from detection3d.data import store_writer
 from detection3d.data.preparation import Source, prepare
 from detection3d.data.store import SegmentRecord, Store, StoreSettings, verify
 from detection3d.data.waymo import read_segment
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from tests.conftest import ROOT
 from tests.data.made_frames import read_recipe, write_recipe
 
@@ -163,6 +165,21 @@ def test_an_interrupted_input_is_not_forgotten_by_a_run_over_another(tmp_path, m
         ("s0.json", "its preparation was interrupted; run it again")
     ]
     assert prepare([first], tmp_path / "out").manifest.left_out == ()
+
+
+@pytest.mark.parametrize("content", ["", '{"schema_version": 1}'])
+@pytest.mark.parametrize("record", ["manifest.json", "unfinished.json", "segments/s0/segment.json"])
+def test_a_damaged_record_says_what_to_delete_and_that_helps(tmp_path, record, content):
+    sources = recipes(tmp_path / "in", 2)
+    prepare(sources, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / record).write_text(content)
+    with pytest.raises(DataError) as caught:
+        prepare(sources, tmp_path / "out")
+    (advised,) = re.findall(r"delete (\S+) and run the preparation again", str(caught.value))
+    shutil.rmtree(advised) if Path(advised).is_dir() else Path(advised).unlink()
+    prepare(sources, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
 
 
 def test_processes_write_the_same_store(tmp_path, monkeypatch):
