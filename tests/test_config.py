@@ -116,7 +116,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("classes.1.types.0=UNKNOWN", "config: classes: UNKNOWN marks padding and can't be a class"),
         ("model.point_range=[-16,-16,-2,16,16]", "model.point_range.5: missing; the list is too short"),
         ("model.point_range.0.x=1", "model.point_range.0: Input should be a valid number"),
-        ("multitask.method=mgda", "multitask.method: unknown kind 'mgda'; known: 'sum', 'graddrop'"),
+        ("multitask.method=gradrop", "multitask.method: unknown kind 'gradrop'; known: 'sum', 'clipping', 'mgda'"),
         ("multitask.method={leak: 0.1}", "multitask.method.kind: missing; it has no default"),
         ("multitask.method.leak=2", "multitask.method.leak: Input should be less than or equal to 1 (found 2)"),
         ("multitask.method.leak.box=3", "multitask.method.leak.box: Input should be less than or equal to 1 (found 3)"),

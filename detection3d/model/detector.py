@@ -53,4 +53,4 @@ class Detector(nn.Module):
         shared = self.shared_activation(self.shared_norm(self.shared(features)))
         aliases = self.fork(shared, sample_index)
         maps = {task: head(aliases[task]) for task, head in self.heads.items()}
-        return HeadOutputs(heatmap=maps["classification"], box=maps["box"], orientation=maps["orientation"])
+        return HeadOutputs(maps["classification"], maps["box"], maps["orientation"], features=aliases)

@@ -67,12 +67,13 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.model(points, batch.size, batch.sample_index)
     losses = compute_losses(outputs, targets, config.loss)
-    total = torch.stack(list(state.fork.weigh(losses.as_dict()).values())).sum()
+    total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
     loss_scale = state.scaler.get_scale()
     state.scaler.scale(total).backward()
+    state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
     state.scaler.step(optimizer)

@@ -66,7 +66,14 @@ class TrainState:
 
 def build_detector(config: Config, device: torch.device) -> Detector:
     """Return a detector with fresh weights, which depend on the config's seed alone."""
-    fork = TaskFork(TASKS, build_method(config.multitask), seed=config.seed, telemetry_every=config.training.log_every)
+    fork = TaskFork(
+        TASKS,
+        build_method(config.multitask.method),
+        seed=config.seed,
+        telemetry_every=config.training.log_every,
+        sync=config.multitask.sync,
+        debug=config.multitask.debug,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return Detector(config, fork, device).to(device)

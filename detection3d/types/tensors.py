@@ -1,6 +1,6 @@
 """What the model and the training loop exchange, in torch. Letters of the shapes: see `detection3d`."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import torch
@@ -86,11 +86,13 @@ class HeadOutputs:
         box: [B, 6, H, W]: centre offset (x, y) from the cell's centre in cells, z in metres, log of length, width and
             height (metres).
         orientation: [B, 2, H, W]: sine and cosine of the heading, not normalised.
+        features: the fork's alias of the shared feature by task, [B, C, H, W], which its method may ask for.
     """
 
     heatmap: Tensor
     box: Tensor
     orientation: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class TaskLosses:
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return the losses by task name, in the order of the fork's tasks."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {member.name: getattr(self, member.name) for member in fields(self)}
 
 
 TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets)
@@ -139,10 +141,10 @@ TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targe
 def to_device(value: TensorData, device: torch.device) -> TensorData:
     """Copy every tensor of a (nested) dataclass to `device`, without waiting where the memory is pinned."""
     changes = {}
-    for field in fields(value):
-        item = getattr(value, field.name)
+    for member in fields(value):
+        item = getattr(value, member.name)
         if isinstance(item, Tensor):
-            changes[field.name] = item.to(device, non_blocking=True)
+            changes[member.name] = item.to(device, non_blocking=True)
         elif isinstance(item, PackedPoints | BoxLabels | Points):
-            changes[field.name] = to_device(item, device)  # pyright: ignore[reportArgumentType] one of the constraints
+            changes[member.name] = to_device(item, device)  # pyright: ignore[reportArgumentType] one of the constraints
     return replace(value, **changes)

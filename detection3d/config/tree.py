@@ -8,31 +8,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainSerializer,
-    Tag,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from detection3d.config.multitask import MultitaskConfig
+from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
 from detection3d.types.scene import ObjectType
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-# Strict: "true" and "2.0" are no counts. Numbers with a point are lax, since YAML takes 1e-3 for a word.
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-
-
-class Section(BaseModel):
-    """Base of every part of the tree: immutable, no key that it does not know, and no infinite number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _object_type(value: Any) -> Any:
@@ -152,44 +132,6 @@ class ModelConfig(Section):
         low, high = self.point_range[:3], self.point_range[3:]
         x, y, z = (round((b - a) / s) for a, b, s in zip(low, high, self.voxel_size, strict=True))
         return z, y, x
-
-
-class SumConfig(Section):
-    """The baseline: gradients are added, as backpropagation does."""
-
-    kind: Literal["sum"] = "sum"
-
-
-def _leak_kind(value: Any) -> str:
-    return "by task" if isinstance(value, dict) else "for all"
-
-
-Leak = Annotated[
-    Annotated[Probability, Tag("for all")]
-    | Annotated[dict[Literal["classification", "box", "orientation"], Probability], Tag("by task")],
-    Discriminator(_leak_kind),
-]
-
-
-class GradDropConfig(Section):
-    """Gradient sign dropout; see `multitask.GradDrop`."""
-
-    kind: Literal["graddrop"] = "graddrop"
-    leak: Leak = 0.0
-    marginalize: Literal["none", "batch", "batch+space"] = "batch"
-    preserve_norm: bool = True
-
-
-def _method(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class MultitaskConfig(Section):
-    """How the gradients of the three tasks are combined at the fork."""
-
-    method: Annotated[SumConfig | GradDropConfig, Field(discriminator="kind"), BeforeValidator(_method)] = (
-        GradDropConfig()
-    )
 
 
 class LossConfig(Section):
