@@ -15,6 +15,11 @@ from detection3d.errors import UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+WORKER_KILLED = (
+    "a worker process was killed, usually by the system for want of memory; what was finished is kept, run the same "
+    "command again with fewer --workers"
+)
+
 
 def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
     """Call `function` on every task, in processes, and yield the results as they come.
@@ -46,10 +51,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
         for future in concurrent.futures.as_completed([executor.submit(function, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, usually by the system for want of memory; what was finished is kept, "
-            "run the same command again with fewer --workers"
-        ) from error
+        raise UserError(WORKER_KILLED) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
@@ -74,11 +76,15 @@ def _start_worker(threads: int) -> None:
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # read when numba is first imported
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: the pool's workers would wait for work for ever."""
+def end_with_parent() -> None:
+    """End this process as soon as its parent is gone: a pool's workers would wait for work for ever."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -2,17 +2,18 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import time as clock
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numba
 
+from detection3d.data.preparation_pool import WORKER_KILLED, available_cores, end_with_parent
 from detection3d.data.synthetic.generate import FrameReport, context_name, record_segment
 from detection3d.data.synthetic.noise import derive_key
 from detection3d.data.synthetic.rigs import RigConfig
@@ -84,7 +85,7 @@ def write_segments(
         The reports, in the order of the segments.
 
     Raises:
-        UserError: a number is out of range, or the folder holds segments of other settings.
+        UserError: a number is out of range, the folder holds segments of other settings, or a worker was killed.
     """
     scene = scene or SceneConfig()
     _check(segments, frames, seed, interval, workers)
@@ -107,7 +108,7 @@ def write_segments(
             note(SegmentReport(job.path, (), 0.0))
         else:
             open_jobs.append(job)
-    cores = _cores()
+    cores = available_cores()
     workers = min(workers or cores, len(open_jobs))
     if workers <= 1:
         for job in open_jobs:
@@ -139,6 +140,8 @@ def _write_side_by_side(jobs: list[_Job], workers: int, threads: int, note: Call
         try:
             for future in as_completed([pool.submit(_write_in_worker, job) for job in jobs]):
                 note(future.result())
+        except BrokenProcessPool as error:
+            raise UserError(WORKER_KILLED) from error
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -154,15 +157,11 @@ def _prepare_worker(threads: int, stop: Event) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides, and tells the workers by the event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     numba.set_num_threads(min(threads, numba.get_num_threads()))
+    end_with_parent()
 
 
 def _write_in_worker(job: _Job) -> SegmentReport:
     return _write(job, _stop_worker)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(segments: int, frames: int, seed: int, interval: float, workers: int | None) -> None:

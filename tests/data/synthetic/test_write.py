@@ -1,4 +1,9 @@
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ from detection3d.data.synthetic.rigs import RigConfig, tiny_rig
 from detection3d.data.synthetic.write import write_segments
 from detection3d.data.waymo import read_segment
 from detection3d.errors import UserError
+from tests.conftest import ROOT
 
 
 def _small_rig() -> RigConfig:
@@ -65,6 +71,46 @@ def test_an_interrupted_segment_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         write_segments(tmp_path, 1, 2, 3, _small_rig())
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic.json"]
+
+
+class DeadlyRig:
+    """Ends the process that unpickles it, as the system ends one for want of memory."""
+
+    name = "deadly"
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_killed_worker_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a worker process was killed.*fewer --workers"):
+        write_segments(tmp_path, 2, 1, 3, DeadlyRig(), workers=2)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    tool = [sys.executable, ROOT / "tools" / "make_synthetic.py", "--output", tmp_path, "--rig", "tiny"]
+    command = [*tool, "--segments", "2", "--frames", "1000", "--seed", "5", "--workers", "2"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        while len(list(tmp_path.glob("*.partial"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    deadline = time.monotonic() + 5
+    while _lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    outlived = _lives(process.pid)
+    if outlived:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not outlived
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
