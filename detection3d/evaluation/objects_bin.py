@@ -1,6 +1,7 @@
 """Waymo's `Objects` message (protos/metrics.proto) to and from detections and ground truth."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,9 @@ def decode_ground_truth(path: Path) -> tuple[GroundTruth, ...]:
             velocity=velocity,
             acceleration=acceleration,
         )
-        result.append(prepare_ground_truth(labels, context_name, timestamp))
+        truth = prepare_ground_truth(labels, context_name, timestamp)
+        known = any(item.HasField("speed_x") for item in metadata)
+        result.append(truth if known else replace(truth, velocity=None))
     return tuple(result)
 
 

@@ -51,9 +51,13 @@ def test_parquet_keeps_frames_without_boxes(tmp_path):
     assert [len(item) for item in read_ground_truth(path)] == [0, 2, 1]
 
 
-def test_unknown_velocity_stays_unknown(tmp_path):
-    write_ground_truth(tmp_path / "truth.parquet", [dataclasses.replace(TRUTH[0], velocity=None)])
-    assert read_ground_truth(tmp_path / "truth.parquet")[0].velocity is None
+@pytest.mark.parametrize("suffix", [".parquet", ".bin"])
+def test_unknown_velocity_stays_unknown(tmp_path, suffix):
+    path = tmp_path / f"truth{suffix}"
+    write_ground_truth(path, [dataclasses.replace(TRUTH[0], velocity=None), TRUTH[1]])
+    first, second = read_ground_truth(path)
+    assert first.velocity is None
+    assert_same(second, TRUTH[1])
 
 
 def test_official_files_survive_a_round_trip(shared, tmp_path):
