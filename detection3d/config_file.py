@@ -24,12 +24,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         overrides: settings such as "training.steps=100"; the value is YAML.
 
     Raises:
-        UserError: the file is missing or isn't YAML, a key is unknown (the nearest known one is named), or a value has
-            the wrong type or is out of its range.
+        UserError: the file is missing or isn't YAML, a key occurs twice or is unknown (the nearest known one is named),
+            or a value has the wrong type or is out of its range.
     """
     source = find_config(path)
     try:
-        tree = yaml.safe_load(source.read_text())
+        tree = _read_yaml(source.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: not a YAML file: {error}") from error
     if not isinstance(tree, dict):
@@ -73,12 +73,30 @@ def find_config(path: Path | str) -> Path:
     raise UserError(f"{path}: no such config file; shipped configs: {', '.join(names)}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice in a section: yaml by itself keeps the last one and forgets the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    reason = f"the key {key.value!r} occurs twice; give it once"
+                    raise yaml.constructor.ConstructorError(None, None, reason, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"override {override!r}: write key=value, such as training.steps=100")
     try:
-        value = yaml.safe_load(text)
+        value = _read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not YAML: {error}") from error
     *parents, last = key.split(".")

@@ -69,6 +69,19 @@ def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, content, mess
     assert message in str(caught.value)
 
 
+def test_a_key_that_occurs_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    text = dump_config(small_config())
+    path.write_text(f"{text}training:\n  steps: 7\n")  # without a check, the last of them would win unseen
+    line = len(text.splitlines()) + 1
+    with pytest.raises(UserError, match=rf"twice\.yaml: .*the key 'training' occurs twice(?s:.*)line {line}"):
+        load_config(path)
+    assert "the key 'steps' occurs twice" in refusal("training={steps: 3, steps: 4}")
+    merged = small_settings("decode={<<: {score_threshold: 0.5, max_peaks: 9}, max_peaks: 7}")
+    decode = load_config("tiny", merged).decode
+    assert (decode.score_threshold, decode.max_peaks) == (0.5, 7)
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
     path = tmp_path / "two.yaml"
     path.write_text("classes: []\ntraining: {steps: 3}\n")
