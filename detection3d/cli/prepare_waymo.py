@@ -50,10 +50,10 @@ def find_sources(path: Path) -> "list[Source]":
 
 
 def _returns(text: str) -> tuple[int, ...]:
-    numbers = tuple(sorted({int(part) for part in text.split(",")}))
-    if not set(numbers) <= {1, 2}:
-        raise argparse.ArgumentTypeError(f"{text}: choose 1, 2 or 1,2")
-    return numbers
+    chosen = {part.strip() for part in text.split(",")}
+    if not chosen <= {"1", "2"}:
+        raise argparse.ArgumentTypeError(f"{text!r}: choose 1, 2 or 1,2")
+    return tuple(sorted(int(number) for number in chosen))
 
 
 def entry() -> None:

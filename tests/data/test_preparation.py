@@ -267,6 +267,22 @@ def test_frames_without_lidar_are_refused_by_the_waymo_tool(tmp_path, shared, ca
     assert "no_label_zones_two_frames.tfrecord: no lidar points in any of its 2 frames" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--returns", "first", "'first': choose 1, 2 or 1,2"),
+        ("--returns", "", "'': choose 1, 2 or 1,2"),
+        ("--returns", "2,3", "'2,3': choose 1, 2 or 1,2"),
+        ("--workers", "all", "'all': give a whole number of at least 1"),
+        ("--workers", "0", "'0': give a whole number of at least 1"),
+    ],
+)
+def test_options_that_cannot_be_used_are_told_in_words(option, value, message, capsys):
+    with pytest.raises(SystemExit):
+        prepare_waymo.main(["--input", "in", "--output", "out", option, value])
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {message}\n")
+
+
 def test_a_damaged_store_fails_the_tool(tmp_path, shared, capfd):
     source = shared / "waymo" / "encoded" / "v1"
     command = ["--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1", "--verify"]
