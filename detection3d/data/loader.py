@@ -55,7 +55,8 @@ def build_loader(
         An iterator of `total_steps - start_step` batches with `global_batch_size / world_size` samples each.
 
     Raises:
-        UserError: the batch can't be shared equally, or the store is empty; while iterating, a frame can't be read.
+        UserError: the batch can't be shared equally, or the store is empty; while iterating, a frame can't be read or a
+            worker was killed.
     """
     if global_batch_size < 1 or global_batch_size % world_size:
         raise UserError(f"a batch of {global_batch_size} samples can't be shared by {world_size} ranks; use a multiple")
@@ -81,7 +82,7 @@ def evaluation_batches(
         An iterator of batches; empty where there are fewer frames than ranks.
 
     Raises:
-        UserError: while iterating, a frame can't be read.
+        UserError: while iterating, a frame can't be read or a worker was killed.
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} samples; it needs at least 1")
@@ -175,10 +176,24 @@ def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # the loader draws a seed for its workers, which must not move the global one
         )
-    for item in items:
+    for item in _told_of_killed_workers(iter(items)):
         if isinstance(item.content, UserError):
             raise item.content
         yield item.content
+
+
+def _told_of_killed_workers(items: "Iterator[_Carrier]") -> "Iterator[_Carrier]":
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):  # torch has no type of its own for it
+                raise
+            reason = "a loader process was killed, usually by the system for want of memory; lower data.workers"
+            raise UserError(f"{reason} and run the same command again") from error
+        yield item
 
 
 def _start_worker(_: int) -> None:

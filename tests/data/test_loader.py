@@ -1,4 +1,5 @@
 import itertools
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -136,6 +137,20 @@ def test_workers_change_nothing_and_bring_errors_back(store, tmp_path):
     (tmp_path / "segments" / "a" / "points.bin").unlink()
     with pytest.raises(DataError, match=r"points\.bin: can't be mapped"):
         list(build_loader(damaged, workers=1, **options))
+
+
+class DeadlyStore(Store):
+    """Ends the process that unpickles it, as the system ends one for want of memory."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+@pytest.mark.slow  # torch looks after its workers every five seconds
+def test_a_killed_worker_is_told_in_words(store):
+    deadly = DeadlyStore(store.root, ("a", "b"), np.array([4, 3]))
+    with pytest.raises(UserError, match=r"a loader process was killed.*data\.workers"):
+        list(evaluation_batches(deadly, batch_size=2, workers=1))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])
