@@ -31,7 +31,7 @@ def find_sources(path: Path) -> "list[Source]":
     Raises:
         UserError: there is no such folder, or no log in it.
     """
-    from detection3d.data.argoverse import read_log
+    from detection3d.data.argoverse import log_name, read_log
     from detection3d.data.preparation import Source
 
     if not path.is_dir():
@@ -39,7 +39,7 @@ def find_sources(path: Path) -> "list[Source]":
     logs = sorted(folder.parent.parent for folder in path.rglob("sensors/lidar") if folder.is_dir())
     if not logs:
         raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
-    return [Source(log.resolve().name, log, read_log) for log in logs]
+    return [Source(log_name(log), log, read_log) for log in logs]
 
 
 def entry() -> None:

@@ -17,6 +17,7 @@ split) and `city_SE3_egovehicle.feather`. How it becomes a `Frame`:
 Source: the data set's user guide (https://argoverse.github.io/user-guide/datasets/sensor.html).
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def read_log(log: Path | str, require_poses: bool = False) -> Iterator[Frame]:
     sweeps = _find_sweeps(log)
     poses = _read_poses(log / "city_SE3_egovehicle.feather", require_poses)
     annotations = _read_annotations(log / "annotations.feather", poses)
-    context_name = log.absolute().name  # also where the log is given as "."
+    context_name = log_name(log)
     for timestamp_ns, path in sweeps:
         points = _read_points(path)
         pose = np.eye(4) if poses is None else poses.at(timestamp_ns, path)
@@ -106,6 +107,11 @@ def read_log(log: Path | str, require_poses: bool = False) -> Iterator[Frame]:
             in_no_label_zone=np.zeros(count, np.bool_),
             labels=None if annotations is None else annotations.at(timestamp_ns),
         )
+
+
+def log_name(log: Path) -> str:
+    """Return the name of a log's folder, also where it is given as "." or ".."; a link has its own name."""
+    return os.path.basename(os.path.abspath(log))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather
 
+from detection3d.cli.prepare_argoverse import find_sources
 from detection3d.data.argoverse import CATEGORY_TYPES, read_log
 from detection3d.data.argoverse_tracks import Poses
 from detection3d.errors import DataError
@@ -80,6 +81,19 @@ def test_sweeps_become_frames(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             frame.pose, [[0, -1, 0, 100], [1, 0, 0, y], [0, 0, 1, 5], [0, 0, 0, 1]], rtol=0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("given", [".", "..", "../../some-log"])
+def test_a_log_has_its_folder_s_name_from_wherever_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    log = write_log(tmp_path)
+    (tmp_path / "link").symlink_to(log)
+    monkeypatch.chdir(log if given == "." else log / "sensors")
+    assert next(read_log(given)).context_name == "some-log"
+    assert [source.name for source in find_sources(Path(given))] == ["some-log"]
+    (source,) = find_sources(tmp_path / "link")
+    assert source.name == next(read_log(source.path)).context_name == "link"
 
 
 def test_labels_are_those_of_the_sweep(tmp_path: Path) -> None:
