@@ -85,7 +85,7 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
         folder / "report.html",
         metrics,
         _scenes(store, detections),
-        title=f"{run.name}, step {step}",
+        title=f"{run.resolve().name}, step {step}",
         provenance={name: _plain(value) for name, value in provenance.items()},
         training_curves=training_curves(RunFolder(run).metrics),
     )

@@ -107,6 +107,12 @@ def test_evaluating_twice_gives_the_same(run, tmp_path):
     assert first == second
 
 
+def test_the_report_names_the_run_that_was_given_as_a_dot(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)
+    assert evaluate.main([".", "--output", str(tmp_path), "--device", "cpu"]) == 0
+    assert f"<title>{run.name}, step {STEPS}</title>" in (tmp_path / "report.html").read_text()
+
+
 def test_evaluating_with_other_settings_of_the_decoder(run, tmp_path):
     command = [str(run), "--output", str(tmp_path), "decode.score_threshold=1.0", "--device", "cpu"]
     assert evaluate.main(command) == 0
