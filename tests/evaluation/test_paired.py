@@ -110,6 +110,17 @@ def test_what_one_interval_shows_alone_may_not_hold_among_many():
     assert among.interval[0] > 0 > among.corrected_interval[0]
 
 
+def test_after_a_step_that_rejects_nothing_no_later_interval_leaves_out_zero():
+    # alone both would pass; the first fails at 5 % / 2, so the second may not pass at 5 %
+    shown = [1.0, 2.0, 0.3, 1.5, -0.1, 2.2]
+    results = compare_paired({"first": shown, "second": [value + 0.01 for value in shown]})
+    assert all(0.025 < result.p_value < 0.05 for result in results.values())
+    for result in results.values():
+        assert result.verdict == "no difference shown"
+        assert result.corrected_interval is not None
+        assert result.corrected_interval[0] < 0 < result.corrected_interval[1]
+
+
 def test_methods_without_runs_still_count_in_the_family():
     shown = [1.0, 2.0, 0.5, 1.5, 0.2, 2.6]
     with_failed = compare_paired({"shown": shown, "failed": [], "one run": [3.0]})
