@@ -1,7 +1,7 @@
 """The processes that train together, and the sums over them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class Ranks:
         """Return the sum over the ranks; `values` stay as they are."""
         return self._reduce(values, dist.ReduceOp.SUM) if self.size > 1 else values
 
+    def sum_with_gradient(self, values: Tensor) -> Tensor:
+        """Return the sum over the ranks, through which gradients flow, those of gradients too.
+
+        Every rank's loss depends on every rank's values, so backward sums the gradients over the ranks: what comes out
+        is the gradient of the sum of all ranks' losses. Every rank must go backward through it.
+        """
+        return _Sum.apply(values, self) if self.size > 1 else values  # pyright: ignore[reportReturnType]
+
     def max(self, values: Tensor) -> Tensor:
         """Return the largest over the ranks; `values` stay as they are."""
         return self._reduce(values, dist.ReduceOp.MAX) if self.size > 1 else values
@@ -38,6 +46,17 @@ class Ranks:
         result = values.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result, operation, self.group)
         return result
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        return ctx.ranks.sum_with_gradient(gradient), None
 
 
 def current_ranks(group: dist.ProcessGroup | None = None) -> Ranks:
