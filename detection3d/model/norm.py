@@ -1,7 +1,14 @@
-"""Batch normalisation that also takes one row or none: a frame may hold a single voxel."""
+"""Batch normalisation that also takes one row or none, on one rank or over several."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn import functional as F
+
+from detection3d.multitask import Ranks
+from detection3d.multitask.ranks import current_ranks
 
 EPSILON = 1e-3  # SECOND's values: activations of sparse maps are small, and statistics move slowly
 MOMENTUM = 0.01
@@ -12,16 +19,137 @@ class BatchNorm(nn.BatchNorm2d):
 
     With fewer than two values to a channel there is no variance; such a batch is normalised with the running
     statistics and leaves them alone. (torch raises instead.)
+
+    Attributes:
+        ranks: over whose values statistics are taken in training; see `synchronize_norms`.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
+        self.ranks = Ranks()
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; the shape stays."""
+        if self.training and self.ranks.size > 1:
+            return self._normalize_over_ranks(input)
         training = self.training and input.numel() > input.shape[1]
         if self.training and training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, training, MOMENTUM, self.eps
         )
+
+    def _normalize_over_ranks(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        with torch.no_grad():
+            mean, variance, count = _measure(input, self.ranks)
+            enough = count > 1  # stays on the device, as everything that depends on other ranks' data
+            used_mean = torch.where(enough, mean, self.running_mean.double())
+            used_variance = torch.where(enough, variance, self.running_var.double())
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.copy_(torch.where(enough, running.double().lerp(new, MOMENTUM), running.double()))
+            self.num_batches_tracked.add_(enough)
+        result = _Normalize.apply(input, self.weight, self.bias, used_mean, used_variance, count, self.eps, self.ranks)
+        assert isinstance(result, Tensor)
+        return result
+
+
+def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> None:
+    """Let every BatchNorm in `module` take its statistics over all ranks in training, as one rank would over all rows.
+
+    Forward and backward are a collective each, of two numbers a channel, in the order in which the module runs. Names
+    and values in the state dict stay as they are. On one rank nothing changes.
+
+    Args:
+        module: changed in place.
+        group: the ranks that train together; None is all of them.
+
+    Raises:
+        ValueError: a batch normalisation of torch's, whose statistics would stay those of one rank.
+    """
+    ranks = current_ranks(group)
+    for name, child in module.named_modules():
+        if isinstance(child, BatchNorm):
+            child.ranks = ranks
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and ranks.size > 1:
+            raise ValueError(f"{name} is a {type(child).__name__}, which knows one rank only; use model.norm.BatchNorm")
+
+
+class _Normalize(torch.autograd.Function):
+    """Normalise with statistics over all ranks; the gradient can be differentiated again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        epsilon: float,
+        ranks: Ranks,
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight, mean, variance, count)
+        ctx.epsilon, ctx.ranks = epsilon, ranks
+        statistics = mean.to(weight.dtype), variance.to(weight.dtype)
+        return F.batch_norm(input, *statistics, weight, bias, training=False, eps=epsilon)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        input, weight, mean, variance, count = ctx.saved_tensors
+        enough = count > 1
+        if torch.is_grad_enabled():
+            # A second derivative is to come, which must know how the statistics depend on the input.
+            own_mean, own_variance, _ = _measure(input, ctx.ranks)
+            mean = torch.where(enough, own_mean, mean)
+            variance = torch.where(enough, own_variance, variance)
+        dims, shape = _dims(input), _shape(input)
+        values, gradient = input.to(_working_dtype(input)), gradient.to(_working_dtype(input))
+        scale = (variance + ctx.epsilon).rsqrt()
+        normalized = (values - mean.to(values.dtype).view(shape)) * scale.to(values.dtype).view(shape)
+        to_bias, to_weight = gradient.sum(dims), (gradient * normalized).sum(dims)
+        sums = ctx.ranks.sum_with_gradient(torch.stack([to_bias, to_weight]).double())
+        # Running statistics, which stand in where there are too few values, do not depend on the input.
+        mean_gradient, mean_product = torch.where(enough, sums / count.clamp(min=1), 0.0).to(values.dtype).unbind()
+        to_normalized = gradient - mean_gradient.view(shape) - normalized * mean_product.view(shape)
+        to_input = to_normalized * (weight * scale).to(values.dtype).view(shape)
+        return to_input.to(input.dtype), to_weight.to(weight.dtype), to_bias.to(weight.dtype), *[None] * 5
+
+
+def _measure(input: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean [C], variance [C] (of the values, not an estimate) and the number of values, over all ranks.
+
+    In float64: the sums of a rank are made of its mean and variance, so that a mean far from 0 costs no digits that
+    float32 values have.
+    """
+    values = input.to(_working_dtype(input))
+    count = input.numel() // input.shape[1]
+    if count:
+        variance, mean = torch.var_mean(values, _dims(input), correction=0)
+    else:
+        variance = mean = values.sum(_dims(input))  # zeros, but part of the graph, so that this rank takes part too
+    mean, variance = mean.double(), variance.double()
+    sums = [count * mean, count * (variance + mean.square()), mean.new_full((1,), count)]
+    channels = len(mean)
+    total, square_total, total_count = ranks.sum_with_gradient(torch.cat(sums)).split([channels, channels, 1])
+    total_count = total_count.detach().squeeze(0)
+    divisor = total_count.clamp(min=1)
+    mean = total / divisor
+    return mean, (square_total / divisor - mean.square()).clamp(min=0), total_count
+
+
+def _dims(input: Tensor) -> list[int]:
+    return [dim for dim in range(input.ndim) if dim != 1]
+
+
+def _shape(input: Tensor) -> list[int]:
+    """Shape in which a number for each channel broadcasts onto the input."""
+    return [1, -1] + [1] * (input.ndim - 2)
+
+
+def _working_dtype(input: Tensor) -> torch.dtype:
+    return torch.promote_types(input.dtype, torch.float32)
