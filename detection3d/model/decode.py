@@ -44,7 +44,8 @@ def decode(outputs: HeadOutputs, config: Config) -> Decoded:
     scores, classes, cells = _best_cells(outputs.heatmap, config.decode.max_peaks)
     boxes = boxes_at(outputs, cells, config)
     samples = torch.arange(len(scores), device=scores.device).unsqueeze(1).expand_as(scores)
-    chosen = scores >= config.decode.score_threshold
+    # A score that isn't a number passes, so that whoever takes the boxes meets it; the frame would look empty else.
+    chosen = ~(scores < config.decode.score_threshold)
     boxes, scores, classes, samples = boxes[chosen], scores[chosen], classes[chosen], samples[chosen]
     kept = [
         index[rotated_nms(boxes[index], scores[index], item.nms_iou, groups=samples[index])]

@@ -8,6 +8,7 @@ import torch
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import overlaps_no_label_zone
+from detection3d.evaluation.objects import write_detections
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.inference import detect_store, load_detector, load_run_config
 from detection3d.training.loop import train, train_step
@@ -65,6 +66,16 @@ def test_every_frame_in_order_and_the_same_in_any_batch(tmp_path, store):
         for left, right in zip(found[0], other, strict=True):
             assert len(left.boxes) == 20
             np.testing.assert_allclose(left.scores, right.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["classification", "box", "orientation"])
+def test_a_head_that_is_not_finite_is_not_taken_for_an_empty_street(tmp_path, store, task):
+    detector, _ = load_detector(small_config(), trained_checkpoint(tmp_path, store), CPU)
+    with torch.no_grad():
+        detector.heads[task].output.bias[0] = float("nan")  # of the vehicles alone, for the classification
+    found = list(detect_store(detector, Store.open(store), small_config(), CPU))
+    with pytest.raises(UserError, match=r"frame segment at 1000: (detection 0 has score nan|box 0 .*is not finite)"):
+        write_detections(tmp_path / "detections.parquet", found)
 
 
 def test_detections_over_points_of_a_no_label_zone_are_flagged(tmp_path, store):
