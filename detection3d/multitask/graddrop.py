@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -132,7 +132,10 @@ class GradDrop(Method):
     strength: Scheduled = 1.0
 
     def check_tasks(self, tasks: tuple[str, ...]) -> None:
-        """Raise ValueError for a share outside [0, 1], an unknown task, or a keep that is not monotone."""
+        """Raise ValueError for a share outside [0, 1], an unknown name, or a keep that is not monotone."""
+        if self.marginalize not in get_args(Marginalize):
+            names = '", "'.join(get_args(Marginalize))
+            raise ValueError(f'marginalize is "{self.marginalize}"; choose one of "{names}"')
         if isinstance(self.leak, Mapping):
             if unknown := sorted(set(self.leak) - set(tasks)):
                 raise ValueError(f"leak names {', '.join(unknown)}; the tasks are {', '.join(tasks)}")
