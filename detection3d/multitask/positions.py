@@ -1,5 +1,6 @@
 """What counts as one position of the shared activation, and the gradient that arrives there."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +31,24 @@ class Cells:
 
     @classmethod
     def of(cls, indices: Tensor, spatial_shape: Sequence[int]) -> "Cells":
-        """Return the cells of voxels, (batch, z, y, x) int [V, 4], in a grid of `spatial_shape` (z, y, x)."""
-        _, z, y, x = indices.long().unbind(1)
-        depth, height, width = spatial_shape
-        return cls((z * height + y) * width + x, depth * height * width)
+        """Return the cells of voxels.
+
+        Args:
+            indices: int [V, 1 + dims]: the sample, then the place in the grid, such as (batch, z, y, x).
+            spatial_shape: the grid's size in each of the dims, such as (z, y, x).
+
+        Raises:
+            ValueError: the columns are not one for the sample and one for each of the grid's dims.
+        """
+        if indices.ndim != 2 or indices.shape[1] != 1 + len(spatial_shape):
+            raise ValueError(
+                f"indices have shape {tuple(indices.shape)}; a grid of {len(spatial_shape)} dims needs"
+                f" [V, {1 + len(spatial_shape)}], the sample first"
+            )
+        index = torch.zeros_like(indices[:, 0], dtype=torch.int64)
+        for size, place in zip(spatial_shape, indices[:, 1:].long().unbind(1), strict=True):
+            index = index * size + place
+        return cls(index, math.prod(spatial_shape))
 
 
 class Positions(ABC):
