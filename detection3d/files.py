@@ -29,7 +29,7 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
         if isinstance(error, OSError) and error.filename is None:  # writing, unlike opening, does not say where
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -56,8 +56,8 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush the folder itself: without that, a rename may be lost when the power fails."""
+def flush_folder(folder: Path) -> None:
+    """Flush a folder itself: without that, a rename in it may be lost when the power fails."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

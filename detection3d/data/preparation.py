@@ -1,12 +1,9 @@
 """Fill a prepared store from many sources: resumable, in parallel, and telling what could not be used."""
 
-import fcntl
 import functools
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from detection3d.data.preparation_pool import run_tasks
 from detection3d.data.preparation_task import Source, prepare_source
 from detection3d.data.store_manifest import LeftOut, Manifest, SegmentRecord, StoreSettings
 from detection3d.errors import UserError
+from detection3d.files import locked, remove_unfinished
 
 __all__ = ["Outcome", "Progress", "Source", "prepare"]
 
@@ -111,7 +109,11 @@ def prepare(
     names = {source.name for source in sources}
     if len(names) != len(sources):
         raise UserError(f"{len(sources)} sources, but only {len(names)} different names; give each its own")
-    with _locked(output):
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: a file stands where the output folder should be; choose another folder")
+    (output / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
+    refusal = f"{output}: another preparation is writing into it; wait for it or choose another folder"
+    with locked(output / _LOCK, refusal):
         _remove_unfinished(output)
         finished = _finished_sources(output, settings)
         pending = [source for source in sources if not _is_finished(source, finished)]
@@ -140,30 +142,11 @@ def prepare(
     return Outcome(tuple(prepared), skipped, tuple(left_out), manifest, time.monotonic() - began)
 
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the output's lock, which the system gives back however the process ends."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: a file stands where the output folder should be; choose another folder")
-    (output / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            reason = "another preparation is writing into it; wait for it or choose another folder"
-            raise UserError(f"{output}: {reason}") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _remove_unfinished(output: Path) -> None:
     """Remove what a killed preparation left: the lock says that nobody is at work on it."""
     for path in (output / layout.SEGMENTS).glob(".*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in output.glob(".*.json.*"):
-        path.unlink(missing_ok=True)
+    remove_unfinished(output)
 
 
 def _finished_sources(output: Path, settings: StoreSettings) -> dict[str, SegmentRecord]:

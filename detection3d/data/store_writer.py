@@ -18,7 +18,7 @@ from detection3d.data import store_manifest as layout
 from detection3d.data.packing import PackedArrays, PackingLosses, pack
 from detection3d.data.store_tables import box_table, frame_table
 from detection3d.errors import DataError, UserError
-from detection3d.files import replace_file
+from detection3d.files import flush_folder, replace_file
 from detection3d.types.scene import Boxes, Frame
 
 
@@ -178,7 +178,7 @@ class SegmentWriter:
         if self._replace and self._final.exists():
             self._final.rename(outdated)
         self._temporary.rename(self._final)
-        _flush_folder(self._folder)
+        flush_folder(self._folder)
         shutil.rmtree(outdated, ignore_errors=True)
 
     def _clean_up(self) -> None:
@@ -225,15 +225,6 @@ def _check_labels(labels: Boxes) -> None:
         first = int(np.flatnonzero(~usable)[0])
         values = ", ".join(f"{value:g}" for value in labels.boxes[first])
         raise UserError(f"box {first} ({labels.ids[first]!r}) is ({values}); numbers must be finite and sizes positive")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk, so that a rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_table(path: Path, table: pa.Table) -> layout.FileRecord:
