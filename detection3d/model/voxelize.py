@@ -49,27 +49,18 @@ class MeanVoxelizer(nn.Module):
             batch_size: samples, B.
 
         Returns:
-            Features [V, 5] at voxels in ascending order; a batch without any point in range gets one zero voxel, so
-            that every parameter still receives a gradient.
+            Features [V, 5] at voxels in ascending order; none for a batch without any point in range.
         """
         values = points.values[:, :FEATURES]
         cell = torch.floor((values[:, :3] - self.low) / self.size).to(torch.int64)
         limits = torch.tensor(self.cells, device=cell.device)
         inside = ((cell >= 0) & (cell < limits)).all(dim=1)
         values, cell, batch = values[inside], cell[inside], points.batch_index[inside]
-        if not len(values):
-            return self._one_zero_voxel(points.values, batch_size)
         indices = torch.stack([batch, cell[:, 2], cell[:, 1], cell[:, 0]], dim=1)
+        if not len(values):
+            return SparseTensor(values, indices.to(torch.int32), self.spatial_shape, batch_size)
         keys, order = flat_keys(indices, self.spatial_shape).sort(stable=True)
         unique, counts = torch.unique_consecutive(keys, return_counts=True)
         squashed = torch.cat([values[:, :3], torch.tanh(values[:, 3:])], dim=1) * self.feature_scale
         features = torch.segment_reduce(squashed[order], "mean", lengths=counts, unsafe=True)
         return SparseTensor(features, unflatten_keys(unique, self.spatial_shape), self.spatial_shape, batch_size)
-
-    def _one_zero_voxel(self, like: Tensor, batch_size: int) -> SparseTensor:
-        return SparseTensor(
-            torch.zeros((1, FEATURES), dtype=torch.float32, device=like.device),
-            torch.zeros((1, 4), dtype=torch.int32, device=like.device),
-            self.spatial_shape,
-            batch_size,
-        )

@@ -7,6 +7,7 @@ This is the only module that imports spconv, on first use. What it does about sp
   here decides.
 - Its float16 kernels may add up in float16, and the argument that forbids it is ignored: those kernels are taken out.
 - Its TF32 kernels cut the mantissa off instead of rounding it, which biases every product: operands are rounded first.
+- It refuses to convolve no voxels at all: they pass it by.
 """
 
 import warnings
@@ -102,6 +103,8 @@ class SpconvBackend:
         """Apply a planned convolution: [V_in, C_in] and [C_out, kz, ky, kx, C_in] to [V_out, C_out]."""
         if features.dtype != torch.float32:
             raise UserError(f"the spconv backend takes float32 features, found {features.dtype}; use the torch backend")
+        if not len(features):
+            return features @ weight.flatten(1, 3).sum(1).T  # no rows, but the weight gets its gradient of zeros
         library = _library()
         if self.precision == "float16":
             operands = features.half(), weight.half()
@@ -134,6 +137,8 @@ class SpconvBackend:
         output_shape: Triple,
         submanifold: bool,
     ) -> SpconvPlan:
+        if not len(tensor.indices):
+            return _empty_plan(tensor, output_shape, submanifold)
         library = _library()
         if not tensor.indices.is_cuda:
             raise UserError("the spconv backend needs a CUDA device: its CPU path gives wrong results; use torch")
@@ -171,6 +176,25 @@ class SpconvBackend:
             masks=found[8],
             submanifold=submanifold,
         )
+
+
+def _empty_plan(tensor: SparseTensor, output_shape: Triple, submanifold: bool) -> SpconvPlan:
+    """Return the plan of a convolution of no voxels, which leads to none."""
+    none = tensor.indices.new_zeros(0)
+    return SpconvPlan(
+        output_indices=tensor.indices,
+        output_shape=output_shape,
+        input_indices=tensor.indices,
+        input_shape=tensor.spatial_shape,
+        pair_fwd=none,
+        pair_bwd=none,
+        pair_mask_fwd_splits=[],
+        pair_mask_bwd_splits=[],
+        mask_argsort_fwd_splits=[],
+        mask_argsort_bwd_splits=[],
+        masks=[],
+        submanifold=submanifold,
+    )
 
 
 def _choose_tf32(allowed: bool) -> None:
