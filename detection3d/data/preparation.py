@@ -87,7 +87,8 @@ def prepare(
     """Prepare every source that isn't in the store yet, or has changed since.
 
     A source becomes a segment whole or not at all, so this can be killed at any moment and run again. The manifest is
-    written last: until then the store opens as it was before, or not at all if this is its first preparation.
+    written last: until then the store opens as it was before, or not at all if this is its first preparation or a
+    changed source has come anew.
 
     Args:
         sources: what to prepare; names are unique.

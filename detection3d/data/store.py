@@ -191,15 +191,17 @@ def verify(root: Path | str) -> list[DataError]:
 
 def _check_sizes(root: Path, segment: SegmentRecord) -> None:
     folder = root / layout.SEGMENTS / segment.context_name
+    # An interrupted preparation may have replaced the segment and not come to the manifest: then the segment is sound.
+    interrupted = (root / layout.UNFINISHED).exists()
+    way_out = layout.AGAIN if interrupted else f"delete {folder} and {layout.AGAIN}"
     for name, expected in segment.files.items():
         path = folder / name
         try:
             size = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(path, f"it is missing; delete {folder} and {layout.AGAIN}") from error
+            raise DataError(path, f"it is missing; {way_out}") from error
         if size != expected.size:
-            reason = f"{size} bytes, the manifest says {expected.size}; delete {folder} and {layout.AGAIN}"
-            raise DataError(path, reason)
+            raise DataError(path, f"{size} bytes, the manifest says {expected.size}; {way_out}")
 
 
 def _compare(path: Path, expected: layout.FileRecord) -> DataError | None:

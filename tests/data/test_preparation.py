@@ -14,7 +14,7 @@ import pytest
 
 from detection3d.cli import prepare_argoverse, prepare_waymo
 from detection3d.cli.run import run
-from detection3d.data import store_writer
+from detection3d.data import store_manifest, store_writer
 from detection3d.data.preparation import Source, prepare
 from detection3d.data.store import SegmentRecord, Store, StoreSettings, verify
 from detection3d.data.waymo import read_segment
@@ -165,6 +165,26 @@ def test_an_interrupted_input_is_not_forgotten_by_a_run_over_another(tmp_path, m
         ("s0.json", "its preparation was interrupted; run it again")
     ]
     assert prepare([first], tmp_path / "out").manifest.left_out == ()
+
+
+def test_a_store_whose_changed_source_was_interrupted_asks_for_no_deletion(tmp_path, monkeypatch):
+    sources = recipes(tmp_path / "in", 2)
+    prepare(sources, tmp_path / "out")
+    write_recipe(sources[0].path, frames=5)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store_manifest, "write_manifest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(sources, tmp_path / "out")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="the manifest says") as caught:
+        Store.open(tmp_path / "out")
+    assert "delete" not in str(caught.value)
+    assert "run the preparation again" in str(caught.value)
+    assert prepare(sources, tmp_path / "out").skipped == 2
+    assert len(Store.open(tmp_path / "out")) == 5 + 3
 
 
 @pytest.mark.parametrize("content", ["", '{"schema_version": 1}'])
