@@ -276,8 +276,10 @@ class _Fork(torch.autograd.Function):
         plan: _Plan,
     ) -> tuple[Tensor, ...]:
         # `.data` gives each alias a version counter of its own, which tells in backward which head wrote into it. A
-        # view or `.detach()` would share the activation's counter.
-        aliases = tuple(activation.data for _ in plan.tasks)
+        # view or `.detach()` would share the activation's counter. torch.compile takes nothing but `.detach()`: aliases
+        # made with `.data` of a graph's own input have no gradient there.
+        compiling = torch.compiler.is_compiling()
+        aliases = tuple(activation.detach() if compiling else activation.data for _ in plan.tasks)
         ctx.save_for_backward(activation, step, sample_index, cell_index, *aliases)
         ctx.plan = plan
         ctx.measuring = telemetry_probe is not None

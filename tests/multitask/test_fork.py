@@ -153,6 +153,18 @@ def test_compiled_equals_eager_to_the_bit(method: Method) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_graph_whose_input_the_shared_features_are_hands_their_gradient_on() -> None:
+    # As after a graph break, or where the fork alone is compiled.
+    net, image = Net(GradDrop()), images()
+    wanted = train_once(net, image)
+    net.zero_grad()
+    features = torch.compile(net.fork, backend="aot_eager", fullgraph=True)(net.backbone(image))
+    sum(net.losses(features).values()).backward()
+    assert_bit_equal(gradients(net), wanted)
+    torch.compiler.reset()
+
+
 def test_checkpointed_heads_give_the_same_bits() -> None:
     net, image = Net(GradDrop()), images()
     wanted = train_once(net, image)
