@@ -27,13 +27,14 @@ def stack_gradients(gradients: Sequence[Tensor] | Tensor) -> Tensor:
         raise ValueError("at least one task's gradient is needed, found none")
     order = _memory_order(gradients[0])
     stacked = torch.stack([gradient.permute(order) for gradient in gradients])
-    place = [order.index(dim) + 1 for dim in range(len(order))]
-    return stacked.to(working_dtype(stacked.dtype)).permute(0, *place)
+    return stacked.to(working_dtype(stacked.dtype)).permute(0, *[place + 1 for place in _inverse(order)])
 
 
 def plain_sum(gradients: Tensor) -> Tensor:
-    """Add up K gradients, [K, ...] to [...]."""
-    return gradients.sum(0)
+    """Add up K gradients, [K, ...] to [...], in the memory format of the gradients."""
+    # A reduction's result is contiguous, whatever its input; so the dims are brought into their order in memory first.
+    order = _memory_order(gradients[0])
+    return gradients.permute(0, *[dim + 1 for dim in order]).sum(0).permute(_inverse(order))
 
 
 def weighted_sum(coefficients: Tensor, gradients: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ def gram_matrix(gradients: Tensor, ranks: Ranks) -> Tensor:
     """Return the products of each pair of gradients, float64 [K, K], over all ranks.
 
     Losses are scaled by the number of ranks, whose gradients DistributedDataParallel averages; this is undone here, so
-    that the products are those of one rank with all samples.
+    that the products are those of one rank with all samples. Those of float64 gradients with norms beyond 1e150, or
+    below 1e-150, leave the range of float64; those of any other type never do.
 
     Args:
         gradients: [K, ...].
@@ -88,3 +90,8 @@ def _exponent(values: Tensor, ranks: Ranks) -> Tensor:
 def _memory_order(values: Tensor) -> list[int]:
     """Dims from the farthest apart in memory to the nearest."""
     return sorted(range(values.ndim), key=lambda dim: -values.stride(dim))
+
+
+def _inverse(order: list[int]) -> list[int]:
+    """The permutation that undoes `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
