@@ -153,6 +153,8 @@ def test_compiled_equals_eager_to_the_bit(method: Method) -> None:
     torch.compiler.reset()
 
 
+# torch.compile looks at the gradient of the graph's input, which is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_graph_whose_input_the_shared_features_are_hands_their_gradient_on() -> None:
     # As after a graph break, or where the fork alone is compiled.
