@@ -17,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from detection3d.multitask.arithmetic import stack_gradients
 from detection3d.multitask.checks import FlowCheck, check_flow
+from detection3d.multitask.conflict_map import ConflictMap, map_probe_size, map_shape, measure_map, read_conflict_map
 from detection3d.multitask.draw import stream_words
 from detection3d.multitask.method import Context, Method
 from detection3d.multitask.positions import Cells, build_positions
@@ -42,6 +43,8 @@ class TaskFork(nn.Module):
         seed: of the draw.
         name: tells this fork's draw from another fork's with the same seed.
         telemetry_every: measure the conflict at steps divisible by this; 0 never, at no cost.
+        map_every: measure where in the map it lies, at steps divisible by this; 0 never, at no cost. For activations
+            [B, C, H, W] only.
         sync: "full" sums statistics over the ranks of torch.distributed, so that R ranks with B/R samples each get the
             gradients of one rank with B samples, given losses that are each rank's share times R, as
             DistributedDataParallel averages. "none" leaves each rank to itself.
@@ -70,6 +73,7 @@ class TaskFork(nn.Module):
         sync: Sync = "full",
         process_group: ProcessGroup | None = None,
         debug: bool = False,
+        map_every: int = 0,
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -77,18 +81,21 @@ class TaskFork(nn.Module):
             raise ValueError("a fork needs at least one task, found none")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks are {', '.join(self.tasks)}; each needs a name of its own")
-        if telemetry_every < 0:
-            raise ValueError(f"telemetry_every is {telemetry_every}; give a number of steps, or 0 for never")
+        for setting, every in (("telemetry_every", telemetry_every), ("map_every", map_every)):
+            if every < 0:
+                raise ValueError(f"{setting} is {every}; give a number of steps, or 0 for never")
         if sync not in ("full", "none"):
             raise ValueError(f'sync is "{sync}"; choose "full" or "none"')
         method.check_tasks(self.tasks)
         self.method = method
         self.telemetry_every = telemetry_every
+        self.map_every = map_every
         self.sync: Sync = sync
         self.process_group = process_group
         self.debug = debug
         self._words = stream_words(seed, name)
         self._measuring = telemetry_every > 0
+        self._mapping = map_every > 0
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.state = _State(method, len(self.tasks))
         self._reset_probes()
@@ -108,7 +115,7 @@ class TaskFork(nn.Module):
             By task name, tensors that share the memory of `shared`.
 
         Raises:
-            ValueError: the activation, or what comes with it, does not fit the method.
+            ValueError: the activation, or what comes with it, does not fit the method, or has no map to measure.
         """
         if not (self.training and torch.is_grad_enabled() and shared.requires_grad) or len(self.tasks) == 1:
             return dict.fromkeys(self.tasks, shared)
@@ -127,6 +134,7 @@ class TaskFork(nn.Module):
             shared,
             self._learning_probe,
             self._telemetry_probe if self._measuring else None,
+            self._map_probe_for(shared) if self._mapping else None,
             self.step.clone(),
             sample_index,
             cells.index if cells is not None else None,
@@ -169,6 +177,7 @@ class TaskFork(nn.Module):
             raise ValueError(f"step is {step}; it counts from 0")
         self.step.fill_(step)
         self._measuring = self.telemetry_every > 0 and step % self.telemetry_every == 0
+        self._mapping = self.map_every > 0 and step % self.map_every == 0
 
     def update(self, loss_scale: float = 1.0) -> None:
         """Let the method learn from the step's backward passes; call it once, after the last of them.
@@ -202,6 +211,17 @@ class TaskFork(nn.Module):
         self._telemetry_probe.grad = None
         return read(numbers, self.tasks, loss_scale)
 
+    def read_map(self, loss_scale: float = 1.0) -> ConflictMap | None:
+        """Return the map measured since the last reading, None if none was; waits for the device.
+
+        Args:
+            loss_scale: what a loss scaler multiplied the losses with; the masses are divided by it.
+        """
+        if self._map_probe is None or self._map_probe.grad is None:
+            return None
+        numbers, self._map_probe.grad = self._map_probe.grad, None
+        return read_conflict_map(numbers, self._map_shape, loss_scale)
+
     def extra_repr(self) -> str:
         """Name the tasks and the method when the model is printed."""
         return f"tasks={self.tasks}, method={self.method}, sync={self.sync}"
@@ -215,21 +235,36 @@ class TaskFork(nn.Module):
                 f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
             )
 
+    def _map_probe_for(self, shared: Tensor) -> Tensor:
+        """Return the probe of a map of this size, made when a map is first due: only then is the size known."""
+        shape = map_shape(shared.shape, self.method.channel_dim)
+        if self._map_probe is not None and self._map_probe.grad is not None and shape != self._map_shape:
+            raise ValueError(f"the activation's map was {self._map_shape} and is {shape} now; read_map() in between")
+        if self._map_probe is None or shape != self._map_shape:
+            # torch.compile breaks the graph here, once for each size: graphs make no leaves that keep a gradient.
+            self._map_shape = shape
+            self._map_probe = _probe(map_probe_size(shape), shared.device)
+        return self._map_probe
+
     def _reset_probes(self) -> None:
         # Neither parameters nor buffers: optimizers, DistributedDataParallel and checkpoints must not see them.
-        def probe(size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.float64, device=self.step.device, requires_grad=True)
-
         tasks = len(self.tasks)
         size = self.method.learning_size(tasks)
-        self._telemetry_probe = probe(probe_size(tasks))
-        self._learning_probe = probe(size) if size else None
+        self._telemetry_probe = _probe(probe_size(tasks), self.step.device)
+        self._learning_probe = _probe(size, self.step.device) if size else None
+        self._map_probe: Tensor | None = None
+        self._map_shape = (0, 0)
         self._loss_sum = torch.zeros(tasks, dtype=torch.float64, device=self.step.device) if size else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TaskFork":
         super()._apply(fn, recurse)
         self._reset_probes()  # follow the module to its new device
         return self
+
+
+def _probe(size: int, device: torch.device) -> Tensor:
+    """Return zeros whose gradient carries numbers out of the backward pass."""
+    return torch.zeros(size, dtype=torch.float64, device=device, requires_grad=True)
 
 
 class _State(nn.Module):
@@ -270,6 +305,7 @@ class _Fork(torch.autograd.Function):
         activation: Tensor,
         learning_probe: Tensor | None,
         telemetry_probe: Tensor | None,
+        map_probe: Tensor | None,
         step: Tensor,
         sample_index: Tensor | None,
         cell_index: Tensor | None,
@@ -283,6 +319,7 @@ class _Fork(torch.autograd.Function):
         ctx.save_for_backward(activation, step, sample_index, cell_index, *aliases)
         ctx.plan = plan
         ctx.measuring = telemetry_probe is not None
+        ctx.mapping = map_probe is not None
         if plan.check is not None:
             ctx.set_materialize_grads(False)  # to tell a gradient of zeros from none
         return aliases
@@ -302,10 +339,11 @@ class _Fork(torch.autograd.Function):
         context = plan.context(step, sample_index, cell_index)
         combination = plan.method.combine(gradients, activation, context)
         numbers = measure(gradients, combination, activation, context) if ctx.measuring else None
+        numbers_of_map = measure_map(gradients, plan.method.channel_dim, plan.ranks) if ctx.mapping else None
         result = combination.gradient.to(activation.dtype)
         if plan.check is not None:
             plan.check.give_back(result)
-        return result, combination.learning, numbers, None, None, None, None
+        return result, combination.learning, numbers, numbers_of_map, None, None, None, None
 
 
 def _explain(error: RuntimeError, tasks: tuple[str, ...]) -> str:
