@@ -1,8 +1,10 @@
 """A run so small that a step takes some 50 ms: settings, frames, and the tools as processes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,3 +70,16 @@ def run_tool(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedPr
     return subprocess.run(
         tool(name, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def group_ends(group: int, seconds: float) -> bool:
+    """Whether every process of the group is gone in time; those that aren't are killed."""
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    return False

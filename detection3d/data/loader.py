@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detection3d.data.collate import collate
 from detection3d.data.counter_hash import permutation
+from detection3d.data.preparation_pool import end_with_parent
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.types.tensors import Batch, BoxLabels, PackedPoints
@@ -199,6 +200,7 @@ def _told_of_killed_workers(items: "Iterator[_Carrier]") -> "Iterator[_Carrier]"
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the training process alone answers it and then ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()  # torch's own watch looks at the fork server, which the training process leaves behind
 
 
 Part = TypeVar("Part", PackedPoints, BoxLabels)

@@ -21,6 +21,7 @@ from detection3d.data.waymo import read_segment
 from detection3d.errors import DataError, UserError
 from tests.conftest import ROOT
 from tests.data.made_frames import read_recipe, write_recipe
+from tests.small_run import group_ends
 
 
 def recipes(folder: Path, count: int = 3, **recipe: object) -> list[Source]:
@@ -243,24 +244,13 @@ def test_after_kill_9_a_second_run_completes_the_store(tmp_path, workers, monkey
     with pytest.raises(UserError, match="its preparation did not finish"):
         Store.open(tmp_path / "out")
     if workers > 1:
-        assert _ends(process.pid), "the workers outlived the process that was killed"
+        assert group_ends(process.pid, seconds=3), "the workers outlived the process that was killed"
 
     outcome = prepare(sources, tmp_path / "out")
     assert outcome.skipped >= 1
     prepare(sources, tmp_path / "undisturbed")
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
     assert verify(tmp_path / "out") == []
-
-
-def _ends(group: int) -> bool:
-    """Whether every process of the group is gone within three seconds."""
-    for _ in range(60):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_the_waymo_tool_on_real_format_files(tmp_path, shared, capfd):

@@ -8,7 +8,7 @@ import pytest
 
 from detection3d.training.checkpoint import last_checkpoint
 from tests.end_to_end.processes import final_state, logged, start_training, wait_for_step
-from tests.small_run import small_settings
+from tests.small_run import group_ends, small_settings
 from tests.training.steps import differences
 
 
@@ -99,3 +99,12 @@ def test_two_loader_processes_give_the_same_bits(command, straight, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(final_state(tmp_path / "run"), final_state(straight)) == []
+
+
+@pytest.mark.slow
+def test_loader_processes_end_with_a_training_that_is_killed(command, tmp_path):
+    command = [*command, "data.workers=2", "--output", str(tmp_path / "run")]
+    with start_training(command, tmp_path, wait_from=2, seconds=60) as process:
+        wait_for_step(process, tmp_path / "run", 2)
+        process.send_signal(signal.SIGKILL)
+    assert group_ends(process.pid, seconds=10)

@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from detection3d.data.synthetic.write import write_segments
 from detection3d.data.waymo import read_segment
 from detection3d.errors import UserError
 from tests.conftest import ROOT
+from tests.small_run import group_ends
 
 
 def _small_rig() -> RigConfig:
@@ -96,21 +96,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
-    deadline = time.monotonic() + 5
-    while _lives(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    outlived = _lives(process.pid)
-    if outlived:
-        os.killpg(process.pid, signal.SIGKILL)
-    assert not outlived
-
-
-def _lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    assert group_ends(process.pid, seconds=5)
 
 
 @pytest.mark.parametrize(
