@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection3d.multitask.draw import stream_words, uniform
+from detection3d.multitask.draw import stream_words, uniform, uniform_at
 
 CPU = torch.device("cpu")
 MANY = 1 << 18
@@ -98,7 +98,7 @@ def test_steps_at_one_position_are_independent() -> None:
 
 
 def test_keep_rate_lies_in_the_binomial_band() -> None:
-    # Oracle 22: at purity 0.7, 70 % of the positions keep the positive sign.
+    # Oracle 22. At purity 0.7, 70 % of the positions keep the positive sign.
     rate = (draw(step=3) < 0.7).mean()
     assert abs(rate - 0.7) < 4 * math.sqrt(0.7 * 0.3 / MANY)
 
@@ -110,7 +110,34 @@ def test_a_sample_draws_the_same_wherever_it_stands() -> None:
     assert not set(together[0].flatten().tolist()) & set(together[1].flatten().tolist())
 
 
+@pytest.mark.parametrize(("seed", "step"), [(0, 0), (5, 2**35 + 7)])
+def test_single_positions_draw_what_they_have_in_the_whole(seed: int, step: int) -> None:
+    whole = uniform((64, 50), seed, step, "fork", CPU).flatten()
+    index = torch.tensor([[3199, 0, 17], [17, 1, 2**5]])
+    copy = index.clone()
+    found = uniform_at(index, stream_words(seed, "fork"), torch.tensor(step))
+    assert torch.equal(found, whole[index])
+    assert torch.equal(index, copy)
+
+
+def test_positions_beyond_the_whole_draw_numbers_of_their_own() -> None:
+    # A grid of voxels may have more places than the 2^32 of one dense draw; the upper word is hashed in too.
+    words, step = stream_words(0, "fork"), torch.tensor(0)
+    near = torch.arange(MANY)
+    a = uniform_at(near, words, step).double().numpy()
+    for offset in (2**32, 2**33, 2**40):
+        b = uniform_at(near + offset, words, step).double().numpy()
+        assert not set(a[:64]) & set(b[:64])
+        cells = (a * 16).astype(int) * 16 + (b * 16).astype(int)
+        assert_chi_square(np.bincount(cells, minlength=256), 256)
+    # Across the border the same rule holds for each side.
+    border = uniform_at(torch.tensor([2**32 - 1, 2**32, 2**32 + 1]), words, step)
+    assert border.tolist()[0] == hash_in_plain_integers(2**32 - 1, words, [0])
+    assert len(set(border.tolist())) == 3
+
+
 def test_the_global_generator_stays_as_it_is() -> None:
+    # Oracle 19.
     before = torch.get_rng_state()
     draw(count=100)
     assert torch.equal(torch.get_rng_state(), before)
