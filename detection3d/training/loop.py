@@ -20,6 +20,8 @@ from detection3d.errors import UserError
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
 from detection3d.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from detection3d.training.conflict_files import conflict_view
+from detection3d.training.distributed import count_objects
 from detection3d.training.recorder import Recorder
 from detection3d.training.run_folder import add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
@@ -33,7 +35,7 @@ class StepResult:
     """What one step gives to the log, still on the device.
 
     Attributes:
-        losses: of the three tasks.
+        losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
         gradient_norm: L2 norm of the gradient of all parameters before clipping.
         learning_rate: that the step was done with.
         loss_scale: what the losses were multiplied with before the backward pass.
@@ -61,11 +63,11 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     points, labels = augment(
         points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
     )
-    targets = build_targets(labels, config)
+    targets = count_objects(build_targets(labels, config), state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        outputs = state.model(points, batch.size, batch.sample_index)
+        outputs = state.network(points, batch.size, batch.sample_index)
     losses = compute_losses(outputs, targets, config.loss)
     total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
@@ -135,10 +137,15 @@ def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Reco
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
         values["optimizer/learning_rate"] = result.learning_rate
         telemetry = state.fork.read_telemetry(result.loss_scale)
+        purities = {}
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
+            purities["fork/purity"] = telemetry.purity_histogram.tolist()
         values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory()}
-        recorder.log(state.step, values)
+        recorder.log(state.step, values, purities)
+    conflict = state.fork.read_map(result.loss_scale)
+    if conflict is not None:
+        recorder.log_map(conflict_view(state.step, conflict, config.model.point_range))
     recorder.advance(state.step)
     return result
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detection3d.config import Config
 from detection3d.errors import UserError
 from detection3d.model.detector import Detector
 from detection3d.model.heads import TASKS
-from detection3d.multitask import TaskFork
+from detection3d.multitask import Ranks, TaskFork
+from detection3d.multitask.ranks import current_ranks
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization
 
@@ -25,6 +27,7 @@ class TrainState:
         optimization: optimiser and schedule.
         scaler: of the loss; does nothing unless something runs in float16.
         step: optimiser steps done.
+        parallel: the model as it trains with those of other ranks; None on one rank. See `training.distributed`.
     """
 
     model: Detector
@@ -32,6 +35,17 @@ class TrainState:
     optimization: Optimization
     scaler: torch.amp.GradScaler
     step: int = 0
+    parallel: DistributedDataParallel | None = None
+
+    @property
+    def network(self) -> Detector | DistributedDataParallel:
+        """What a training step calls: the model, or its parallel form."""
+        return self.model if self.parallel is None else self.parallel
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who trains together."""
+        return Ranks() if self.parallel is None else current_ranks(self.parallel.process_group)
 
     @property
     def fork(self) -> TaskFork:
@@ -71,6 +85,7 @@ def build_detector(config: Config, device: torch.device) -> Detector:
         build_method(config.multitask.method),
         seed=config.seed,
         telemetry_every=config.training.log_every,
+        map_every=config.training.map_every,
         sync=config.multitask.sync,
         debug=config.multitask.debug,
     )

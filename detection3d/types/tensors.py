@@ -105,7 +105,8 @@ class Targets:
         valid: bool [B, M], objects of a known class, inside the range and with points.
         box: float32 [B, M, 6], in the layout of `HeadOutputs.box`.
         orientation: float32 [B, M, 2], sine and cosine.
-        global_count: float32 scalar, valid objects over all ranks, at least 1.
+        global_count: float32 scalar, what losses are divided by: valid objects over all ranks, at least 1, divided by
+            the number of ranks, so that the mean of the ranks' losses is the loss of all their samples.
     """
 
     heatmap: Tensor

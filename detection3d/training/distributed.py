@@ -1,0 +1,59 @@
+"""Training on several ranks, so that R ranks with B/R samples each do the steps of one rank with B samples.
+
+What makes them equal: batch normalisation and the fork take their statistics over all ranks; each rank's loss is the
+sum over its own samples, divided by the objects of all ranks and multiplied by the number of ranks; and
+DistributedDataParallel averages the gradients of these losses. So the gradients, their norm and the step are the same
+on every rank, and nothing else has to be exchanged.
+"""
+
+from dataclasses import replace
+
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
+
+from detection3d.model.norm import synchronize_norms
+from detection3d.multitask import Ranks
+from detection3d.training.state import TrainState
+from detection3d.types.tensors import Targets
+
+BUCKET_MB = 25.0  # DistributedDataParallel's own default
+
+
+def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGroup | None = None) -> None:
+    """Let a state train together with those of the other ranks; torch.distributed must be initialised on all of them.
+
+    The names in checkpoints stay as they are, so a run may go on with another number of ranks. On one rank the steps
+    keep their bits.
+
+    Args:
+        state: on this rank's device, changed in place. The optimiser's part must be the same on every rank, as it is
+            after one config or one checkpoint; weights and statistics become those of the first rank.
+        bucket_mb: size of the pieces in which gradients are averaged while the backward pass goes on, MB.
+        group: the ranks that train together, those of `state.fork` too; None is all of them.
+    """
+    synchronize_norms(state.model, group)
+    device = next(state.model.parameters()).device
+    state.parallel = DistributedDataParallel(
+        state.model,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=group,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
+    )
+    # Statistics are equal on all ranks by construction; a broadcast in every forward would only cost time. The argument
+    # of this name has another one from torch 2.13 on.
+    state.parallel.broadcast_buffers = False
+
+
+def count_objects(targets: Targets, ranks: Ranks) -> Targets:
+    """Return targets by which each rank's loss is its share of the loss over all ranks, times the number of ranks.
+
+    Args:
+        targets: of this rank, as `build_targets` made them.
+        ranks: who trains together; on one rank the targets stay as they are.
+    """
+    if ranks.size == 1:
+        return targets
+    # Counted anew: `global_count` of a rank without objects is 1.
+    total = ranks.sum(targets.valid.sum()).clamp(min=1)
+    return replace(targets, global_count=total.to(targets.global_count.dtype) / ranks.size)
