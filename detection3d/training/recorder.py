@@ -1,17 +1,20 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard and the terminal."""
+"""What a run tells while it goes: metrics.jsonl, maps of conflict, TensorBoard and the terminal."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from detection3d.evaluation.conflict_figures import ConflictView, conflict_image
 from detection3d.files import replace_file
+from detection3d.training.conflict_files import forget_conflicts, save_conflict
 from detection3d.training.run_folder import RunFolder
 
 
@@ -28,6 +31,8 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, first_step: int, total_steps: int) -> None:
         _truncate(folder.metrics, first_step)
+        forget_conflicts(folder.conflict, first_step)
+        self._conflict = folder.conflict
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
         self._console = Console()
@@ -59,23 +64,36 @@ class Recorder:
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(
+        self, step: int, values: Mapping[str, float], purities: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
         """Write the numbers of a step.
 
         Args:
             step: steps done.
             values: by name; a slash groups them in TensorBoard. Values that are not finite are null in the JSON.
+            purities: histograms of the purity by name: shares at 0, in equal bins between, and at 1; lists in the JSON.
         """
-        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        histograms = {} if purities is None else purities
+        line: dict[str, Any] = {name: _finite(value) for name, value in values.items()}
+        line |= {name: [_finite(share) for share in shares] for name, shares in histograms.items()}
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        for name, shares in histograms.items():
+            if all(map(math.isfinite, shares)):
+                _add_purity(self._board, name, shares, step)
         note = _summary(values)
         if self._progress is not None:
             self._progress.update(self._task, completed=step, note=note)
         else:
             self._console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
+
+    def log_map(self, view: ConflictView) -> None:
+        """Write a map of the tasks' conflict to a file, and as a picture for TensorBoard."""
+        save_conflict(self._conflict, view)
+        self._board.add_image("fork/conflict", conflict_image(view), view.step, dataformats="HWC")
 
     def say(self, message: str) -> None:
         """Print a line above the progress."""
@@ -100,6 +118,29 @@ def _truncate(path: Path, step: int) -> None:
     kept = [row for row in rows if row["step"] <= step]
     if path.is_file():
         replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _add_purity(board: SummaryWriter, name: str, shares: Sequence[float], step: int) -> None:
+    """Add a histogram whose outermost bars, one bin beyond 0 and 1, are the purities of exactly 0 and 1."""
+    width = 1 / (len(shares) - 2)
+    limits = np.linspace(0, 1 + width, len(shares))
+    middle = np.concatenate([[0.0], limits[1:-1] - width / 2, [1.0]])
+    weights = np.asarray(shares)
+    board.add_histogram_raw(
+        name,
+        min=-width,
+        max=1 + width,
+        num=1,  # shares, not counts
+        sum=float(weights @ middle),
+        sum_squares=float(weights @ middle**2),
+        bucket_limits=limits.tolist(),
+        bucket_counts=list(shares),
+        global_step=step,
+    )
 
 
 def _summary(values: Mapping[str, float]) -> str:

@@ -25,6 +25,7 @@ FREE = (
     "data.validation",
     "data.workers",
     "training.log_every",
+    "training.map_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "decode.",
@@ -62,6 +63,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
+
+    @property
+    def conflict(self) -> Path:
+        """Maps of the tasks' conflict, one file each."""
+        return self.root / "conflict"
 
     @property
     def checkpoints(self) -> Path:
