@@ -165,7 +165,7 @@ class TaskFork(nn.Module):
             self._loss_sum = self._loss_sum + stacked.detach().double()
         result = dict(zip(self.tasks, weighed.unbind(), strict=True))
         if self.training and torch.is_grad_enabled():
-            aliases = [] if features is None else [features[task] for task in self.tasks]
+            aliases = [features[task] for task in self.tasks] if features else []
             penalty = self.method.penalty(weighed, aliases, current_ranks(self.process_group))
             if penalty is not None:
                 result["penalty"] = penalty

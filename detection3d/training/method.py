@@ -5,9 +5,38 @@ from typing import assert_never
 
 from torch import Tensor
 
-from detection3d.config import GradDropConfig, IdentityConfig, RampConfig, RandomSignConfig, SigmoidConfig, SumConfig
+from detection3d.config import (
+    CAGradConfig,
+    ClippingConfig,
+    GradDropConfig,
+    GradientPenaltyConfig,
+    GradNormConfig,
+    IdentityConfig,
+    MGDAConfig,
+    PCGradConfig,
+    RampConfig,
+    RandomSignConfig,
+    SigmoidConfig,
+    SumConfig,
+    UncertaintyConfig,
+)
 from detection3d.config.multitask import Leak, MethodConfig
-from detection3d.multitask import GradDrop, Identity, Method, Ramp, RandomSign, Sigmoid, Sum
+from detection3d.multitask import (
+    MGDA,
+    CAGrad,
+    GradDrop,
+    GradientPenalty,
+    GradNorm,
+    Identity,
+    Method,
+    PCGrad,
+    Ramp,
+    RandomSign,
+    Sigmoid,
+    Sum,
+    TaskClipping,
+    Uncertainty,
+)
 from detection3d.multitask.schedule import Scheduled
 
 
@@ -31,8 +60,22 @@ def build_method(config: MethodConfig) -> Method:
                 preserve_norm=config.preserve_norm,
                 strength=_share(config.strength),
             )
+        case ClippingConfig(max_norm=max_norm):
+            return TaskClipping(max_norm)
+        case MGDAConfig(normalize=normalize):
+            return MGDA(normalize=normalize)
+        case PCGradConfig():
+            return PCGrad()
+        case CAGradConfig(c=c):
+            return CAGrad(c)
+        case GradNormConfig(alpha=alpha, learning_rate=learning_rate, then=then):
+            return GradNorm(alpha=alpha, learning_rate=learning_rate, then=build_method(then))
+        case UncertaintyConfig(then=then):
+            return Uncertainty(then=build_method(then))
+        case GradientPenaltyConfig(weight=weight, then=then):
+            return GradientPenalty(weight=weight, then=build_method(then))
         case never:
-            raise NotImplementedError(never)
+            assert_never(never)
 
 
 def _share(value: float | RampConfig) -> Scheduled:

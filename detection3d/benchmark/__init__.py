@@ -1,0 +1,1 @@
+"""Speed of the parts against each other, measured in turns within one run."""
