@@ -85,7 +85,12 @@ def _detector(options: argparse.Namespace, chosen: "Mapping[str, Method]", devic
 
     if options.data is None:
         raise UserError("the detector needs --data STORE, a prepared store (tools/prepare_waymo.py makes one)")
-    overrides = [f"training.batch_size={options.batch_size}", f"data.train={options.data}", "training.steps=1000000"]
+    overrides = [
+        f"training.batch_size={options.batch_size}",
+        f"data.train={options.data}",
+        "training.steps=1000000",
+        "training.ema_decay=0",
+    ]
     config = load_config(options.config, overrides)
     batch = first_batch(options.data, config, device)
     # Every timed step is measured: the conservative reading of "telemetry on".
