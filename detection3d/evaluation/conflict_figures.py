@@ -15,7 +15,6 @@ from detection3d.types.scene import Float32Array, Float64Array, UInt8Array
 
 _CONFLICT_COLOURS = "plasma"
 _MASS_COLOURS = "Blues"
-_FADE = 1e-3  # cells with less than this part of a strong cell's mass are left white
 _SMALLEST_SHARE = 1e-5  # shares of positions below this look like none
 _IMAGE_PIXELS = 384  # least side of a picture for TensorBoard
 
@@ -51,9 +50,9 @@ class ConflictView:
 
     @property
     def share(self) -> Float32Array:
-        """The part of each cell's mass that cancels, [H, W] in [0, 1]; 0 where there is no mass."""
+        """The part of each cell's mass that cancels, [H, W] in [0, 1]; 0 where there is no mass or it overflowed."""
         share = np.zeros_like(self.mass)
-        np.divide(self.cancelled, self.mass, out=share, where=self.mass > 0)
+        np.divide(self.cancelled, self.mass, out=share, where=np.isfinite(self.mass) & (self.mass > 0))
         return share
 
     @property
@@ -74,6 +73,8 @@ def purity_figure(history: PurityHistory) -> str:
     edges = np.concatenate([[-gap - height, -gap], np.linspace(0, 1, inner + 1), [1 + gap, 1 + gap + height]])
     rows = np.full((len(edges) - 1, len(shares)), np.nan)
     rows[0], rows[2:-2], rows[-1] = shares[:, 0], shares[:, 1:-1].T, shares[:, -1]
+    seen = shares[shares >= _SMALLEST_SHARE]
+    least, most = (float(seen.min()), float(seen.max())) if len(seen) else (_SMALLEST_SHARE, 1.0)
     with chart_style():
         figure = Figure(figsize=(4.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
@@ -81,7 +82,7 @@ def purity_figure(history: PurityHistory) -> str:
             _step_edges(history.steps),
             edges,
             np.where(rows >= _SMALLEST_SHARE, rows, np.nan),
-            norm=LogNorm(_SMALLEST_SHARE, 1),
+            norm=LogNorm(least, max(most, 2 * least)),
             cmap="viridis",
             rasterized=True,  # a rectangle for each value would make the report ten times as large
         )
@@ -148,9 +149,9 @@ def _draw_vehicle(axes: Axes) -> None:
 
 
 def _weight(mass: Float32Array) -> Float32Array:
-    """Return how visible each cell is, from 0 to 1 with the logarithm of its mass; 0 where it is not finite."""
+    """Return how visible each cell is, from 0 to 1 with the root of its mass; 0 where it is not finite."""
     relative = np.where(np.isfinite(mass), mass, 0) / _strong(mass)
-    return (1 - np.log(np.clip(relative, _FADE, 1)) / np.log(_FADE)).astype(np.float32)
+    return np.sqrt(relative.clip(0, 1)).astype(np.float32)
 
 
 def _strong(mass: Float32Array) -> float:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import matplotlib
 import numpy as np
@@ -108,6 +109,13 @@ def to_svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return text.getvalue()
+
+
+def data_uri(svg: str) -> str:
+    """Return an SVG as the address of an image that a page carries in itself."""
+    # As an image of its own, so that the identifiers inside can't clash with those of the other figures. Percent signs
+    # and brackets are escaped in place: base64 would add a third to the pictures, which hold base64 already.
+    return "data:image/svg+xml," + quote(svg, safe="/ :=;,+()!*@$?")
 
 
 def _mark_empty(axes: Axes, curve: Curve) -> None:

@@ -3,19 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import jinja2
 
 from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT, birdseye_figure, boxes_beyond
-from detection3d.evaluation.figures import Curve, line_figure, precision_recall_figure
+from detection3d.evaluation.conflict_figures import (
+    ConflictView,
+    PurityHistory,
+    conflict_figure,
+    mass_figure,
+    purity_figure,
+)
+from detection3d.evaluation.figures import Curve, data_uri, line_figure, precision_recall_figure
 from detection3d.evaluation.metrics import MetricConfig, MetricRow, Metrics
 from detection3d.evaluation.metrics_json import MeanMetric, mean_metrics
 from detection3d.evaluation.metrics_table import is_of_interest, percents
 from detection3d.evaluation.scenes import JudgedScene, Scene, best_cutoff, judge_scene
 from detection3d.files import replace_file
 
-__all__ = ["MAX_SCENES", "Curve", "Scene", "write_report"]
+__all__ = ["MAX_SCENES", "ConflictView", "Curve", "PurityHistory", "Scene", "write_report"]
 
 MAX_SCENES = 8
 """Pictures in a report: each takes 100 to 300 kB, and a report should open at once."""
@@ -60,7 +66,8 @@ def write_report(
     scenes: Sequence[Scene],
     title: str,
     provenance: Mapping[str, str],
-    training_curves: Sequence[Curve] = (),
+    training_charts: Sequence[Curve | PurityHistory] = (),
+    conflict: ConflictView | None = None,
     config: MetricConfig | None = None,
 ) -> Path:
     """Write the report.
@@ -71,7 +78,8 @@ def write_report(
         scenes: frames to draw from above; at most `MAX_SCENES` are drawn, and the report says how many there were.
         title: the heading.
         provenance: what the numbers come from, shown as a list.
-        training_curves: charts of the training; none leaves the section out.
+        training_charts: charts of the training; none leaves them out.
+        conflict: where the tasks conflicted in training; None leaves the maps out.
         config: the metrics' configuration, for the pictures; None takes the official one.
 
     Returns:
@@ -98,7 +106,8 @@ def write_report(
         scene_count=len(scenes),
         cutoff=f"{cutoff:.2f}",
         legend={"FOUND": FOUND, "MISSED": MISSED, "RIGHT": RIGHT, "FALSE": FALSE, "EXCUSED": EXCUSED},
-        training=[_training_picture(curve) for curve in training_curves],
+        training=[_training_picture(chart) for chart in training_charts],
+        conflict=[] if conflict is None else _conflict_pictures(conflict),
         provenance=provenance,
     )
     replace_file(Path(path), html.encode())
@@ -158,7 +167,7 @@ def _precision_recall(metrics: Metrics) -> list[_Picture]:
     for name, rows in by_type.items():
         values = [f"level {row.level}: AP {percents(row.ap, row.aph)[0]} %" for row in rows]
         svg = precision_recall_figure({f"level {row.level}": row.curve for row in rows})
-        pictures.append(_Picture(_data_uri(svg), f"Precision against recall for {name}; {'; '.join(values)}", name))
+        pictures.append(_Picture(data_uri(svg), f"Precision against recall for {name}; {'; '.join(values)}", name))
     return pictures
 
 
@@ -177,18 +186,39 @@ def _scene_picture(scene: JudgedScene) -> _Picture:
         caption += f"; {beyond} boxes lie outside the picture"
     extra = ", ".join(filter(None, (frame.time_of_day, frame.weather, frame.location)))
     return _Picture(
-        source=_data_uri(birdseye_figure(scene)),
+        source=data_uri(birdseye_figure(scene)),
         alternative=f"Bird's-eye view of frame {frame.context_name} at {frame.timestamp_micros}: {caption}",
         title=f"{frame.context_name} · {frame.timestamp_micros}",
         caption=f"{caption} · {len(frame.points):,} points" + (f" · {extra}" if extra else ""),
     )
 
 
-def _training_picture(curve: Curve) -> _Picture:
-    names = ", ".join(curve.series)
-    return _Picture(
-        _data_uri(line_figure(curve)), f"{curve.title}: {curve.y_label} against {curve.x_label}; {names}", curve.title
-    )
+def _training_picture(chart: Curve | PurityHistory) -> _Picture:
+    if isinstance(chart, PurityHistory):
+        title = "Purity of the sign at the fork"
+        alternative = f"{title}: shares of the positions with a gradient by purity, against the step"
+        caption = "1: all gradients there are positive, 0: all are negative, ½: both signs weigh the same"
+        return _Picture(data_uri(purity_figure(chart)), alternative, title, caption)
+    alternative = f"{chart.title}: {chart.y_label} against {chart.x_label}; {', '.join(chart.series)}"
+    return _Picture(data_uri(line_figure(chart)), alternative, chart.title)
+
+
+def _conflict_pictures(view: ConflictView) -> list[_Picture]:
+    place = f"step {view.step:,}, over all samples and channels"
+    return [
+        _Picture(
+            data_uri(conflict_figure(view)),
+            f"Map seen from above of the part of the tasks' gradients that cancels, at step {view.step}",
+            "Where the tasks conflict",
+            f"{place}: {100 * view.total_share:.1f} % of all gradient cancels between the tasks",
+        ),
+        _Picture(
+            data_uri(mass_figure(view)),
+            f"Map seen from above of the sum of the tasks' absolute gradients, at step {view.step}",
+            "Where there is gradient",
+            place,
+        ),
+    ]
 
 
 def _type_name(row: MetricRow) -> str:
@@ -201,9 +231,3 @@ def _distance(row: MetricRow) -> str:
         return ""
     near, far = row.shard.distance.strip("[)").split(", ")
     return f"beyond {near} m" if far == "+inf" else f"{near} to {far} m"
-
-
-def _data_uri(svg: str) -> str:
-    # As an image of its own, so that the identifiers inside can't clash with those of the other figures. Percent signs
-    # and brackets are escaped in place: base64 would add a third to the pictures, which hold base64 already.
-    return "data:image/svg+xml," + quote(svg, safe="/ :=;,+()!*@$?")

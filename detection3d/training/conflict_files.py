@@ -52,7 +52,7 @@ def load_conflict(path: Path) -> ConflictView:
         DataError: the file is damaged or no map.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             x_from, y_from, x_to, y_to = (float(value) for value in arrays["extent"])
             return ConflictView(int(path.stem), arrays["mass"], arrays["cancelled"], (x_from, y_from, x_to, y_to))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -14,6 +15,7 @@ from detection3d.config import Config
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation import GroundTruth, Metrics, evaluate, prepare_ground_truth
+from detection3d.evaluation.conflict_figures import PurityHistory
 from detection3d.evaluation.figures import Curve
 from detection3d.evaluation.ground_truth import no_ground_truth
 from detection3d.evaluation.metrics_json import write_metrics_json
@@ -21,6 +23,7 @@ from detection3d.evaluation.objects import write_detections, write_ground_truth
 from detection3d.evaluation.report import write_report
 from detection3d.evaluation.scenes import Scene
 from detection3d.model.heads import TASKS
+from detection3d.training.conflict_files import last_conflict
 from detection3d.training.inference import detect_store, load_detector
 from detection3d.training.recorder import read_metrics
 from detection3d.training.run_folder import RunFolder, describe_environment
@@ -48,7 +51,7 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     """Evaluate a checkpoint on the config's validation data.
 
     Args:
-        run: the run's folder, for the training curves.
+        run: the run's folder, for the charts of its training.
         config: the run's, as it may have been overridden.
         checkpoint: whose weights to use.
         output: where to write; None takes `evaluation/<step>` in the run.
@@ -87,7 +90,8 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
         _scenes(store, detections),
         title=f"{run.resolve().name}, step {step}",
         provenance={name: _plain(value) for name, value in provenance.items()},
-        training_curves=training_curves(RunFolder(run).metrics),
+        training_charts=training_charts(RunFolder(run).metrics),
+        conflict=last_conflict(RunFolder(run).conflict, step),
     )
     return Evaluation(metrics, folder, report)
 
@@ -110,8 +114,8 @@ def read_store_ground_truth(store: Store) -> list[GroundTruth]:
     return truth
 
 
-def training_curves(path: Path) -> list[Curve]:
-    """Return the charts of a run's metrics.jsonl: losses, gradient norms at the fork, cosines and conflict."""
+def training_charts(path: Path) -> list[Curve | PurityHistory]:
+    """Return the charts of a run's metrics.jsonl: losses, and what the fork saw of the tasks' gradients."""
     rows = read_metrics(path)
     if not rows:
         return []
@@ -125,13 +129,23 @@ def training_curves(path: Path) -> list[Curve]:
             {pair.replace("/", ", "): f"fork/cosine/{pair}" for pair in pairs},
         ),
         ("Positions in conflict", "share", {"in conflict": "fork/conflict_share", "active": "fork/active_share"}),
+        ("Gradient that the method lets through", "share", {task: f"fork/kept_mass/{task}" for task in TASKS}),
+        ("Noise of GradDrop's draw", "deviation / norm of the mean", {"expected": "fork/expected_noise"}),
     ]
-    curves = []
+    curves: list[Curve | PurityHistory] = []
     for title, label, names in charts:
         series = {name: _series(rows, key) for name, key in names.items() if any(key in row for row in rows)}
         if series:
             curves.append(Curve(title=title, x_label="step", y_label=label, series=series))
+    purity = {row["step"]: row["fork/purity"] for row in rows if _is_complete(row.get("fork/purity"))}
+    if purity:
+        curves.append(PurityHistory(list(purity), np.array(list(purity.values()), np.float64)))
     return curves
+
+
+def _is_complete(shares: list[float | None] | None) -> bool:
+    """Whether a histogram was logged, and the step did not overflow."""
+    return shares is not None and None not in shares
 
 
 def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

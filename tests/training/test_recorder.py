@@ -1,9 +1,14 @@
+import io
 import json
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from detection3d.evaluation.conflict_figures import ConflictView, conflict_image
+from detection3d.training.conflict_files import list_conflicts, load_conflict
 from detection3d.training.recorder import Recorder, read_metrics
 from detection3d.training.run_folder import RunFolder
 
@@ -75,3 +80,40 @@ def test_plain_lines_where_nobody_watches(tmp_path, capsys):
 
 def test_no_metrics_yet(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_purity_is_a_list_and_a_histogram_with_bars_for_pure_signs(tmp_path):
+    folder = RunFolder(tmp_path)
+    shares = [0.125, 0.25, 0.0, 0.0, 0.125, 0.5]
+    with Recorder(folder, 0, 10) as recorder:
+        recorder.log(1, NUMBERS, {"fork/purity": shares})
+        recorder.log(2, NUMBERS, {"fork/purity": [math.nan] * 6})  # after an overflow
+    assert [row["fork/purity"] for row in read_metrics(folder.metrics)] == [shares, [None] * 6]
+    board = EventAccumulator(str(folder.tensorboard)).Reload()
+    (event,) = board.Histograms("fork/purity")
+    histogram = event.histogram_value
+    assert event.step == 1
+    assert list(histogram.bucket) == shares
+    assert list(histogram.bucket_limit) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    assert (histogram.min, histogram.max, histogram.num) == (-0.25, 1.25, 1.0)
+    assert histogram.sum == pytest.approx(0.25 * 0.125 + 0.125 * 0.875 + 0.5)
+    assert histogram.sum_squares == pytest.approx(0.25 * 0.125**2 + 0.125 * 0.875**2 + 0.5)
+
+
+def record_maps(folder: RunFolder, first: int, last: int, value: float) -> None:
+    with Recorder(folder, first, 10) as recorder:
+        for step in range(first + 1, last + 1):
+            recorder.log_map(ConflictView(step, *np.float32([[[value, step]], [[0.0, step / 2]]]), (-2, -1, 2, 1)))
+
+
+def test_maps_are_files_and_pictures_and_taken_back_with_the_rest(tmp_path):
+    folder = RunFolder(tmp_path)
+    record_maps(folder, 0, 5, value=1.0)
+    record_maps(folder, 3, 4, value=2.0)
+    views = [load_conflict(path) for path in list_conflicts(folder.conflict)]
+    assert [(view.step, view.mass[0, 0]) for view in views] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+    board = EventAccumulator(str(folder.tensorboard)).Reload()
+    pictures = board.Images("fork/conflict")
+    assert [event.step for event in pictures] == [1, 2, 3, 4]
+    shown = np.asarray(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
+    np.testing.assert_array_equal(shown, conflict_image(views[-1]))
