@@ -2,10 +2,15 @@
 
 import dataclasses
 import inspect
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -357,3 +362,20 @@ PAIRS = (TWO_RANKS["unequal"], TWO_RANKS["accumulated"])
 def train_in_pairs(rank: int, method: Method) -> Found:
     groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     return train(rank % 2, method, PAIRS[rank // 2], group=groups[rank // 2])
+
+
+@pytest.mark.slow
+def test_two_thousand_steps_with_a_slow_rank_do_not_hang() -> None:
+    script = Path(__file__).with_name("rank_endurance.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    process = subprocess.run(
+        [*launcher, str(script), "--steps", "2000"],
+        capture_output=True, text=True, env=environment, timeout=900, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["ranks"] == 2
+    assert report["measured"] == 200
+    assert report["equal"]
+    assert report["finite"]

@@ -19,7 +19,6 @@ from detection3d.multitask.ranks import current_ranks
 from detection3d.training import loop
 from detection3d.training.distributed import count_objects, distribute
 from detection3d.training.loop import train_step
-from detection3d.training.method import build_method
 from detection3d.training.state import TrainState, build_state
 from detection3d.types.tensors import HeadOutputs, Targets, TaskLosses
 from tests.data.made_frames import write_store
@@ -35,16 +34,6 @@ STEPS = (
     ((5,), (4, 4)),  # no object anywhere
     ((6, 4), (3, 0, 1)),
 )
-
-
-def is_built(method: str) -> bool:
-    try:
-        build_method(small_config(f"multitask.method={method}").multitask.method)
-    except NotImplementedError:
-        return False
-    return True
-
-
 KINDS = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(MethodConfig)]
 METHODS = [
     *KINDS,
@@ -114,7 +103,7 @@ def _numbers(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, torch.Tensor)}
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if is_built(method)])
+@pytest.mark.parametrize("method", METHODS)
 def test_two_ranks_train_as_one(two_ranks: RankGroup, store: Path, method: str) -> None:
     overrides = (f"multitask.method={method}", "training.clip_norm=1")
     alone = train_steps(None, store, overrides)
