@@ -36,7 +36,7 @@ def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained and evaluated once."""
     torch.set_num_threads(1)  # the conftest's fixture comes later, and numba's threads have set torch's anew
     run = tmp_path_factory.mktemp("runs") / "run"
-    settings = small_settings(f"training.steps={STEPS}", data=synthetic)
+    settings = small_settings(f"training.steps={STEPS}", "training.map_every=2", data=synthetic)
     assert train.main(["tiny", "--output", str(run), "--device", "cpu", *settings]) == 0
     assert evaluate.main([str(run), "--device", "cpu"]) == 0
     return run
@@ -50,7 +50,8 @@ def test_the_store_holds_the_synthetic_frames(synthetic):
 
 
 def test_the_run_folder_holds_the_whole_story(run, synthetic):
-    assert load_config(run / "config.yaml") == small_config(f"training.steps={STEPS}", data=synthetic)
+    settings = (f"training.steps={STEPS}", "training.map_every=2")
+    assert load_config(run / "config.yaml") == small_config(*settings, data=synthetic)
     (start,) = json.loads((run / "provenance.json").read_text())
     assert (start["step"], start["seed"]) == (0, 0)
     assert {"time", "command", "commit", "python", "packages", "device", "cores", "threads"} <= start.keys()
@@ -87,7 +88,9 @@ def test_the_evaluation_holds_detections_metrics_and_report(run, synthetic):
 
     report = (folder / "report.html").read_text()
     assert report.count('src="data:image/') >= 4 + 3  # a bird's-eye view of each frame, and curves
-    assert "Gradient norms at the fork" in report
+    for title in ("Gradient norms at the fork", "Purity of the sign at the fork", "Where the tasks conflict"):
+        assert title in report
+    assert f"step {STEPS // 2 * 2}, over all samples and channels" in report  # the last map
     assert not LOADS.findall(report)
 
 

@@ -69,7 +69,7 @@ def test_maps_after_a_step_are_taken_back(tmp_path):
 
 
 def test_an_interrupted_run_ends_with_the_same_maps(tmp_path, store, monkeypatch):
-    config = small_config("training.map_every=2", data=store)  # 6 steps, checkpoints at 3 and 6
+    config = small_config("training.map_every=2", "training.log_every=3", data=store)  # 6 steps, checkpoints at 3 and 6
     train(config, tmp_path / "whole", CPU)
     whole = list_conflicts(tmp_path / "whole" / "conflict")
     assert [path.name for path in whole] == ["00000002.npz", "00000004.npz", "00000006.npz"]
