@@ -32,10 +32,39 @@ class TaskFork(nn.Module):
     place. In evaluation mode, under no_grad and with a single task the fork is the exact identity.
 
     Example:
-        fork = TaskFork(("box", "class"), GradDrop())
-        features = fork(shared)
-        losses = fork.weigh({"box": box_loss(features["box"]), "class": class_loss(features["class"])})
-        sum(losses.values()).backward()
+        Any net with several heads; with activations [B, T, C] the method takes `channel_dim=2`::
+
+            import torch
+            from torch import nn
+            from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+            from detection3d.multitask import GradDrop, TaskFork
+
+            class Net(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.backbone = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 32))
+                    self.fork = TaskFork(("value", "sign"), GradDrop())
+                    self.value = nn.Sequential(nn.ReLU(), nn.Linear(32, 1))
+                    self.sign = nn.Sequential(nn.ReLU(), nn.Linear(32, 1))
+
+                def forward(self, x):
+                    features = self.fork(self.backbone(x))  # each head reads its own alias
+                    return self.value(features["value"])[:, 0], self.sign(features["sign"])[:, 0]
+
+            torch.manual_seed(0)
+            net, x = Net(), torch.randn(256, 8)
+            target = x[:, 0] * x[:, 1]
+            optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+            for step in range(200):
+                net.fork.set_step(step)  # the draw depends on it
+                value, sign = net(x)
+                sign_loss = binary_cross_entropy_with_logits(sign, (target > 0).float())
+                losses = net.fork.weigh({"value": mse_loss(value, target), "sign": sign_loss})
+                optimizer.zero_grad()
+                sum(losses.values()).backward()  # the fork combines the gradients on the way back
+                optimizer.step()
+                net.fork.update()  # for methods that learn, such as GradNorm
 
     Args:
         tasks: names of the tasks, at least one, all different.
