@@ -8,6 +8,7 @@ from detection3d.multitask.fork import TaskFork
 from detection3d.multitask.graddrop import GradDrop, RandomSign, graddrop
 from detection3d.multitask.gradnorm import GradNorm
 from detection3d.multitask.keep import Identity, Sigmoid
+from detection3d.multitask.lingvo import LingvoGradDrop, LingvoOptions, lingvo_graddrop
 from detection3d.multitask.method import Combination, Context, Method, Sum, Weighting
 from detection3d.multitask.mgda import MGDA
 from detection3d.multitask.pcgrad import PCGrad
@@ -29,6 +30,8 @@ __all__ = [
     "GradNorm",
     "GradientPenalty",
     "Identity",
+    "LingvoGradDrop",
+    "LingvoOptions",
     "Marginalize",
     "Method",
     "PCGrad",
@@ -44,5 +47,6 @@ __all__ = [
     "Uncertainty",
     "Weighting",
     "graddrop",
+    "lingvo_graddrop",
     "uniform",
 ]
