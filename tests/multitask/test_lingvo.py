@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detection3d.multitask import TaskFork, graddrop, uniform
-from detection3d.multitask.lingvo import LingvoGradDrop, LingvoOptions, lingvo_graddrop
+from detection3d.multitask import LingvoGradDrop, LingvoOptions, TaskFork, graddrop, lingvo_graddrop, uniform
 from tests.oracles.graddrop_lingvo import lingvo_loop
 
 TASKS = ("class", "box", "heading")
