@@ -28,7 +28,7 @@ class RankGroup:
         self._folder = tempfile.TemporaryDirectory()
         # Forked from a server that has imported torch once: the import takes longer than most tests.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.rank_group", "detection3d.training.distributed"])
+        context.set_forkserver_preload(["tests.rank_group", "detection3d.training.loop"])
         self._connections: list[Connection] = []
         self._processes = []
         for rank in range(size):

@@ -41,6 +41,7 @@ METHODS = [
     "{kind: graddrop, marginalize: none}",
     "{kind: gradnorm, then: graddrop}",
 ]
+FAST = ("graddrop", "gradient_penalty", "{kind: gradnorm, then: graddrop}")
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64 through some twenty layers and Adam's division
 
 
@@ -103,7 +104,9 @@ def _numbers(state: TrainState) -> dict[str, torch.Tensor]:
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, torch.Tensor)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=() if method in FAST else pytest.mark.slow) for method in METHODS]
+)
 def test_two_ranks_train_as_one(two_ranks: RankGroup, store: Path, method: str) -> None:
     overrides = (f"multitask.method={method}", "training.clip_norm=1")
     alone = train_steps(None, store, overrides)
