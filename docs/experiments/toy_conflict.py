@@ -91,12 +91,20 @@ def random_sign(gradients: Tensor, uniform: Tensor) -> Tensor:
     return graddrop(gradients, gradients[0], uniform, keep=keep, marginalize="none", preserve_norm=False)
 
 
+def matched_noise(gradients: Tensor, uniform: Tensor) -> Tensor:
+    """Add normal noise of GradDrop's variance S+ S- to the plain sum: no sign is picked."""
+    positive, negative = gradients.clamp(min=0).sum(0), (-gradients).clamp(min=0).sum(0)
+    normal = math.sqrt(2) * torch.erfinv(2 * uniform + 2.0**-24 - 1)  # the middle of the draw's cell: never +-1
+    return positive - negative + (positive * negative).sqrt() * normal
+
+
 METHODS: dict[str, Method] = {
     "plain sum": plain_sum,
     "GradDrop": free,
     "GradDrop, norm of 1 number": norm_alone,
     "GradDrop, norm of all starts": norm_together,
     "random sign": random_sign,
+    "sum and noise of GradDrop's size": matched_noise,
 }
 
 
