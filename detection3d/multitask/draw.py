@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detection3d.multitask.fused import kernels_for
+
 _LOW_32 = 0xFFFFFFFF
 
 
@@ -74,6 +76,8 @@ def uniform_from_words(
     if positions > _LOW_32 + 1:
         raise ValueError(f"{positions} positions in shape {tuple(shape)}: the hash tells at most 2^32 apart")
 
+    if (kernels := kernels_for(step)) is not None:
+        return kernels.draw(tuple(shape), words, step, sample_index, None)
     key = _step_key(words, step)
     if sample_index is not None:
         key = _absorb(key[:, None, None], sample_index[:, None])
@@ -93,6 +97,8 @@ def uniform_at(index: Tensor, words: tuple[int, int], step: Tensor) -> Tensor:
     Returns:
         float32, shaped like `index`.
     """
+    if (kernels := kernels_for(step)) is not None:
+        return kernels.draw(tuple(index.shape), words, step, None, index)
     key = _step_key(words, step)
     low, high = index & _LOW_32, index >> 32
     bits = _mix(_mix(low ^ key[0]) ^ key[1])

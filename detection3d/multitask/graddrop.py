@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detection3d.multitask.arithmetic import norm_ratio, plain_sum, stack_gradients, weighted_sum
+from detection3d.multitask.fused import kernels_for
 from detection3d.multitask.keep import Half, Identity, Keep, check_keep
 from detection3d.multitask.method import Combination, Context, Method
 from detection3d.multitask.positions import DensePositions, Marginalize
@@ -100,6 +101,10 @@ def sign_coefficients(
     Returns:
         [K, ...] in the type of G.
     """
+    kernels = kernels_for(position_gradients) if position_gradients.dtype == torch.float32 else None
+    share = leak[0] if len(leak) == 1 else None
+    if kernels is not None and isinstance(keep, Identity | Half) and isinstance(share, float):
+        return kernels.sign_coefficients(position_gradients, uniform, share, isinstance(keep, Identity))
     keep_positive = uniform < keep(purity(position_gradients))
     kept = torch.where(keep_positive, position_gradients >= 0, position_gradients <= 0)
     masks = kept.to(position_gradients.dtype)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detection3d.multitask.fused import kernels_for
 from detection3d.multitask.method import Context, Weighting
 
 
@@ -53,6 +54,8 @@ def shortest_in_hull(gram: Tensor, iterations: int) -> Tensor:
     Returns:
         float64 [K], not negative, of sum 1; all 0 where every vector is 0.
     """
+    if (kernels := kernels_for(gram)) is not None:
+        return kernels.shortest_in_hull(gram, iterations) + 0.0 * gram.sum()
     squares = gram.diagonal()
     active = squares != 0  # NaN is active, and comes through
     gram = gram / torch.where(active.any(), squares.amax(), 1.0)  # squares of 1e-60 and 1e60 alike

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from detection3d.multitask.draw import uniform_from_words
+from detection3d.multitask.fused import kernels_for
 from detection3d.multitask.method import Context, Weighting
 
 
@@ -21,7 +22,10 @@ class PCGrad(Weighting):
         """Return the column sums of C."""
         tasks = len(gram)
         draws = uniform_from_words((tasks, tasks), context.words, context.step)
-        return projected_coefficients(gram, draws.argsort(dim=1)).sum(0)
+        order = draws.argsort(dim=1)
+        if (kernels := kernels_for(gram)) is not None:
+            return kernels.projected_sum(gram, order)
+        return projected_coefficients(gram, order).sum(0)
 
 
 def projected_coefficients(gram: Tensor, order: Tensor) -> Tensor:
