@@ -4,6 +4,7 @@
 described in `detection3d.data.store_manifest`, the 11 bytes of a point in `detection3d.data.packing`. No torch here.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -21,7 +22,7 @@ from detection3d.data.store_manifest import (
 )
 from detection3d.data.store_segment import MappedSegment
 from detection3d.data.store_writer import SegmentWriter
-from detection3d.errors import DataError
+from detection3d.errors import DataError, UserError
 from detection3d.types.scene import Boxes, Float64Array, Frame
 
 __all__ = [
@@ -47,10 +48,14 @@ class Store:
         root: the store's folder.
         names: names of the S segments.
         frames: int64 [S], frames of each.
+        returns: lidar returns that were kept at its preparation.
     """
 
-    def __init__(self, root: Path, names: tuple[str, ...], frames: np.ndarray) -> None:
+    def __init__(
+        self, root: Path, names: tuple[str, ...], frames: np.ndarray, returns: tuple[int, ...] = (1, 2)
+    ) -> None:
         self.root = root
+        self.returns = returns
         self._names = names
         self._frames = frames
         self._ends = np.cumsum(frames)
@@ -71,14 +76,29 @@ class Store:
         for segment in manifest.segments:
             _check_sizes(root, segment)
         names = tuple(segment.context_name for segment in manifest.segments)
-        return cls(root, names, np.array([segment.frames for segment in manifest.segments], np.int64))
+        frames = np.array([segment.frames for segment in manifest.segments], np.int64)
+        return cls(root, names, frames, manifest.settings.returns)
 
     def __len__(self) -> int:
         """Number of frames."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __reduce__(self) -> tuple:
-        return Store, (self.root, self._names, self._frames)
+        return Store, (self.root, self._names, self._frames, self.returns)
+
+    def require_returns(self, wanted: Sequence[int]) -> None:
+        """Check that the store kept every return that is wanted of it.
+
+        Raises:
+            UserError: it did not.
+        """
+        missing = [number for number in wanted if number not in self.returns]
+        if missing:
+            kept = ", ".join(map(str, self.returns))
+            raise UserError(
+                f"data.returns asks for return {', '.join(map(str, missing))}, but {self.root} was prepared with return"
+                f" {kept} only; set data.returns=[{kept}], or prepare it again with --returns"
+            )
 
     def key(self, index: int) -> tuple[str, int]:
         """Return `(context_name, timestamp_micros)` of a frame."""

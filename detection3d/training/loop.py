@@ -103,6 +103,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
+    store.require_returns(config.data.returns)
     state = build_state(config, device)
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)
@@ -141,7 +142,7 @@ def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Reco
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
             purities["fork/purity"] = telemetry.purity_histogram.tolist()
-        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory()}
+        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory(batch)}
         recorder.log(state.step, values, purities)
     conflict = state.fork.read_map(result.loss_scale)
     if conflict is not None:
@@ -218,8 +219,9 @@ def _introduction(
     )
 
 
-def _memory() -> float:
-    """Return the peak use in GB: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
+def _memory(batch: Batch) -> float:
+    """Return the peak use in GB: of the GPU that the batch is on, else of the process."""
+    device = batch.labels.boxes.device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

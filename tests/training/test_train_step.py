@@ -1,5 +1,6 @@
 """One step against the same step written in plain torch, and what ends a run."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from detection3d.config import Config
 from detection3d.data.augment import augment
+from detection3d.data.store import Store, StoreSettings, write_manifest
 from detection3d.data.unpack import unpack
 from detection3d.errors import UserError
 from detection3d.model.detector import Detector
@@ -167,6 +169,16 @@ def test_no_data_is_told_before_a_folder_is_made(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         train(small_config(data=tmp_path / "nowhere"), tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_return_that_the_store_does_not_hold_is_told_before_training(tmp_path):
+    store = write_small_store(tmp_path / "store", frames=2)
+    write_manifest(store, StoreSettings(returns=(1,)))
+    message = r"data\.returns asks for return 2, but .*store was prepared with return 1 only; set data\.returns=\[1\]"
+    with pytest.raises(UserError, match=message):
+        train(small_config(data=store), tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+    assert pickle.loads(pickle.dumps(Store.open(store))).returns == (1,)
 
 
 @pytest.mark.parametrize("changes", [{"points": 0}, {"boxes": 0}, {"points": 0, "boxes": 0}])
