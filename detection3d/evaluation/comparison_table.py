@@ -1,0 +1,50 @@
+"""A comparison as a table for the terminal, in the form of the paper's."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from detection3d.evaluation import comparison_text as text
+from detection3d.evaluation.comparison import METRICS, Comparison
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return one row for each method: metrics in percent, their differences to the baseline in points, speed."""
+    title = (
+        f"{len(comparison.seeds)} seeds, {comparison.frames} validation frames; LEVEL_2, mean over classes, mean ±"
+        " standard deviation over seeds"
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("method", no_wrap=True)
+    names = [f"{name} %" for name in METRICS.values()]
+    minus = f"AP minus {comparison.baseline} [interval]"
+    for name in ("runs", "rate", *names, minus, "p (Holm)", "verdict", "speed", "last quarter"):
+        table.add_column(name, justify="right", no_wrap=name in ("runs", "rate", *names, "speed"))
+    differences = comparison.differences("ap")
+    for method in comparison.methods:
+        found = differences.get(method.name)
+        table.add_row(
+            method.name,
+            f"{len(method.runs)}/{len(comparison.seeds)}",
+            text.rate(method),
+            *(text.mean_and_spread(method, metric) for metric in METRICS),
+            "baseline" if found is None else text.interval(found),
+            "" if found is None else text.probability(found),
+            "" if found is None else found.verdict,
+            text.speed(method),
+            text.move(method),
+        )
+    return table
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the table, what it shows, and what to know before trusting it."""
+    table = comparison_table(comparison)
+    if not console.is_terminal:
+        # A log has no width to fit in: a table folded at 80 columns can't be searched.
+        console = Console(file=console.file, width=200, no_color=True, highlight=False)
+        table.box = None
+    console.print(table)
+    console.print(text.headline(comparison), highlight=False, markup=False)
+    for warning in text.warnings(comparison):
+        console.print(f"note: {warning}", highlight=False, markup=False)
