@@ -142,7 +142,8 @@ def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Reco
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
             purities["fork/purity"] = telemetry.purity_histogram.tolist()
-        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited, "memory/GB": _memory(batch)}
+        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited}
+        values["memory/GB"] = _memory(batch)
         recorder.log(state.step, values, purities)
     conflict = state.fork.read_map(result.loss_scale)
     if conflict is not None:
