@@ -3,26 +3,32 @@
 This is the only module that imports spconv, on first use. What it does about spconv 2.3.8's traps:
 
 - On the CPU, with two or more threads, its results are silently wrong: other devices than CUDA are refused.
-- Under autocast it computes in float16 whatever was asked: autocast is switched off around it, and the precision given
-  here decides.
+- Under autocast its autograd function computes in float16 whatever was asked: its kernels are called directly, and the
+  precision given here decides.
 - Its float16 kernels may add up in float16, and the argument that forbids it is ignored: those kernels are taken out.
 - Its TF32 kernels cut the mantissa off instead of rounding it, which biases every product: operands are rounded first.
+- Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: it is set
+  before every call. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
 - It refuses to convolve no voxels at all: they pass it by.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from detection3d.errors import UserError
 from detection3d.model.sparse.kernel_map import Triple, convolved_shape
 from detection3d.model.sparse.tensor import SparseTensor
-from detection3d.model.sparse.tf32 import round_gradient, tf32_operands
+from detection3d.model.sparse.tf32 import round_gradient, runs_in_tf32, tf32_operands
 
 Precision = Literal["float32", "tf32", "float16"]
 MAX_KERNEL_PLACES = 32  # of spconv's implicit GEMM
@@ -68,8 +74,8 @@ class SpconvBackend:
     """Layers planned and run by spconv.
 
     Args:
-        precision: what the products are computed in. Features, weights and results are float32 all the same, and so are
-            the sums.
+        precision: what the products are computed in; with "tf32" thin layers keep float32 (`runs_in_tf32`). Features,
+            weights and results are float32 all the same, and so are the sums.
     """
 
     name = "spconv"
@@ -105,28 +111,12 @@ class SpconvBackend:
             raise UserError(f"the spconv backend takes float32 features, found {features.dtype}; use the torch backend")
         if not len(features):
             return features @ weight.flatten(1, 3).sum(1).T  # no rows, but the weight gets its gradient of zeros
-        library = _library()
         if self.precision == "float16":
-            operands = features.half(), weight.half()
-        else:
-            _choose_tf32(self.precision == "tf32")
-            operands = tf32_operands(features, weight) if self.precision == "tf32" else (features, weight)
-        with torch.autocast("cuda", enabled=False):
-            result = library.functional.implicit_gemm(
-                operands[0].contiguous(),
-                operands[1].contiguous(),
-                plan.pair_fwd,
-                plan.pair_bwd,
-                plan.pair_mask_fwd_splits,
-                plan.pair_mask_bwd_splits,
-                plan.mask_argsort_fwd_splits,
-                plan.mask_argsort_bwd_splits,
-                len(plan.output_indices),
-                plan.masks,
-                True,  # training: keep what the backward pass needs
-                plan.submanifold,
-            )
-        return round_gradient(result) if self.precision == "tf32" else result.float()
+            return _convolve(features.half(), weight.half(), plan, tf32=False).float()
+        _claim_process(self.precision)
+        if self.precision == "tf32" and runs_in_tf32(weight):
+            return round_gradient(_convolve(*tf32_operands(features, weight), plan, tf32=True))
+        return _convolve(features, weight, plan, tf32=False)
 
     def _plan(
         self,
@@ -197,23 +187,84 @@ def _empty_plan(tensor: SparseTensor, output_shape: Triple, submanifold: bool) -
     )
 
 
-def _choose_tf32(allowed: bool) -> None:
-    """Let spconv round float32 products to TF32, or forbid it, for the whole process.
+def _convolve(features: Tensor, weight: Tensor, plan: SpconvPlan, *, tf32: bool) -> Tensor:
+    result = _ImplicitGemm.apply(features.contiguous(), weight.contiguous(), plan, tf32)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class _ImplicitGemm(torch.autograd.Function):
+    """spconv's masked implicit GEMM, whose backward pass may use the same kernels as its forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, plan: SpconvPlan, tf32: bool) -> Tensor:
+        with _tf32_allowed(tf32) as ops:
+            result, ctx.output_mask, ctx.mask_width = ops.implicit_gemm(
+                features,
+                weight,
+                plan.pair_fwd,
+                plan.pair_mask_fwd_splits,
+                plan.mask_argsort_fwd_splits,
+                len(plan.output_indices),
+                plan.masks,
+                True,  # training: return what the backward pass needs
+                plan.submanifold,
+            )
+        ctx.save_for_backward(features, weight)
+        ctx.plan, ctx.tf32 = plan, tf32
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] the decorator loses the names
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        features, weight = ctx.saved_tensors
+        plan: SpconvPlan = ctx.plan
+        with _tf32_allowed(ctx.tf32) as ops:
+            to_features, to_weight = ops.implicit_gemm_backward(
+                features,
+                weight,
+                gradients[0].contiguous(),
+                plan.pair_fwd,
+                plan.pair_bwd,
+                plan.pair_mask_fwd_splits,
+                plan.pair_mask_bwd_splits,
+                plan.mask_argsort_fwd_splits,
+                plan.mask_argsort_bwd_splits,
+                mask_output_fwd=ctx.output_mask,
+                masks=plan.masks,
+                mask_width=ctx.mask_width,
+                is_subm=plan.submanifold,
+            )
+        return to_features, to_weight, None, None
+
+
+@contextmanager
+def _tf32_allowed(allowed: bool) -> Iterator[Any]:
+    """Yield spconv's operations with its switch set; no other thread may set it meanwhile."""
+    library = _library()
+    with _switch:
+        library.constants.SPCONV_ALLOW_TF32 = allowed
+        yield library.ops
+
+
+def _claim_process(precision: Precision) -> None:
+    """Note that this process runs spconv in float32 or with TF32.
 
     Raises:
         UserError: the process has computed with the other choice. spconv keeps the kernels that it tuned for a shape,
             so a change would have no effect, or only on some layers.
     """
-    constants = _library().constants
-    if _chosen_tf32 and _chosen_tf32[0] != allowed:
-        now = "on" if _chosen_tf32[0] else "off"
+    if not _claimed:
+        _claimed.append(precision)
+    if _claimed[0] != precision:
+        now = "on" if _claimed[0] == "tf32" else "off"
         raise UserError(f"this process runs spconv with TF32 {now}; use another process for the other precision")
-    if not _chosen_tf32:
-        _chosen_tf32.append(allowed)
-        constants.SPCONV_ALLOW_TF32 = allowed
 
 
-_chosen_tf32: list[bool] = []
+_switch = Lock()
+_claimed: list[Precision] = []
 
 
 @cache
@@ -222,7 +273,6 @@ def _library() -> SimpleNamespace:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of its build tools; nothing that a user could mend
             import spconv.constants  # pyright: ignore[reportMissingImports]
-            import spconv.pytorch.functional  # pyright: ignore[reportMissingImports]
             import spconv.pytorch.ops  # pyright: ignore[reportMissingImports]
             from cumm import tensorview  # pyright: ignore[reportMissingImports]
             from spconv import algocore  # pyright: ignore[reportMissingImports]
@@ -237,7 +287,6 @@ def _library() -> SimpleNamespace:
     spconv.pytorch.ops.CONV_CPP = ConvTunerSimple([item for item in kernels if item.dacc != tensorview.float16])
     return SimpleNamespace(
         constants=spconv.constants,
-        functional=spconv.pytorch.functional,
         ops=spconv.pytorch.ops,
         algorithm=ConvAlgo.MaskImplicitGemm,
     )

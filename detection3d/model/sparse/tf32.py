@@ -1,13 +1,22 @@
-"""Products in TF32 whose operands are rounded, not cut off.
+"""Products in TF32 whose operands are rounded, not cut off, in the layers that gain from it.
 
 Tensor cores read the upper 19 bits of a float32. Left to them, every operand loses up to a whole unit in the last
-place, always towards zero, and over twenty layers the bias adds up.
+place, always towards zero, and over twenty layers the bias adds up. Rounded operands have no bias, but their errors,
+2e-4 of a typical value in a layer, still add up as a random walk does, through all layers forward and all of them back.
+So the thin layers, of which a backbone has most, are computed in float32; the wide ones have most of the arithmetic.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+WIDEST_IN_FLOAT32 = 64  # channels. Of Waymo's backbone 15 of 21 convolutions are as thin, with 46 % of the arithmetic
+
+
+def runs_in_tf32(weight: Tensor) -> bool:
+    """Say whether a convolution of weight [C_out, kz, ky, kx, C_in] is wide enough for TF32."""
+    return max(weight.shape[0], weight.shape[-1]) > WIDEST_IN_FLOAT32
 
 
 def round_to_tf32(values: Tensor) -> Tensor:
