@@ -1,7 +1,7 @@
 """How far the expected result of GradDrop is from the sum of the gradients, for what the method may pool over.
 
     python docs/experiments/fork_bias.py
-    python docs/experiments/fork_bias.py --run demo/run --batches 20
+    python docs/experiments/fork_bias.py --run demo/run
 
 The first table takes independent normal gradients. The second takes the gradients that arrive at the fork of a trained
 detector, on batches of its training data. Expectations over the draw are exact: with U the uniform number of a
@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from detection3d.multitask import graddrop
 from detection3d.multitask.graddrop import purity
@@ -97,14 +98,34 @@ def normal_gradients(tasks: int, samples: int, seed: int = 0) -> tuple[Tensor, T
     return numbers[:tasks], numbers[tasks]
 
 
-def detector_gradients(run: Path, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the gradients at the aliases of a trained detector, [K, B, C, H, W], and the activation [B, C, H, W].
+@dataclass(frozen=True)
+class ForkGradients:
+    """What arrives at the fork of a detector for one batch.
+
+    Attributes:
+        tasks: names of the K tasks.
+        gradients: [K, B, C, H, W].
+        activation: [B, C, H, W].
+        near: bool [B, H, W], cells at most two cells from an object's own, in each direction: what the two 3x3
+            convolutions of a head see of that cell.
+    """
+
+    tasks: tuple[str, ...]
+    gradients: Tensor
+    activation: Tensor
+    near: Tensor
+
+
+def detector_gradients(run: Path, batches: int, fixed_norms: bool) -> Iterator[ForkGradients]:
+    """Yield the gradients at the aliases of a trained detector.
 
     The losses are those of training, unweighed by the method; weights are the averaged ones where the run keeps them.
 
     Args:
         run: folder that tools/train.py wrote.
         batches: how many batches of the training data, of the run's size.
+        fixed_norms: let the heads' BatchNorm use its running statistics. With those of the batch, as in training, a
+            gradient at one cell becomes one at every cell.
     """
     from detection3d.data.augment import augment
     from detection3d.data.loader import build_loader
@@ -121,6 +142,7 @@ def detector_gradients(run: Path, batches: int) -> Iterator[tuple[Tensor, Tensor
         raise UserError(f"{run}: the run names no training data (data.train)")
     detector, _ = load_detector(config, find_checkpoint(run), torch.device("cpu"))
     detector.train()
+    detector.heads.train(not fixed_norms)
     size = config.training.batch_size
     for batch in build_loader(Store.open(config.data.train), global_batch_size=size, seed=1, total_steps=batches):
         drop = config.data.drop_no_label_zone_points
@@ -129,24 +151,37 @@ def detector_gradients(run: Path, batches: int) -> Iterator[tuple[Tensor, Tensor
             points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
         )
         outputs = detector(points, batch.size, batch.sample_index)
-        losses = compute_losses(outputs, build_targets(labels, config), config.loss).as_dict()
+        targets = build_targets(labels, config)
+        losses = compute_losses(outputs, targets, config.loss).as_dict()
         found = [
             torch.autograd.grad(loss, outputs.features[task], retain_graph=True)[0] for task, loss in losses.items()
         ]
-        yield torch.stack(found), outputs.features["classification"].detach()
+        objects = torch.zeros(batch.size, outputs.box[0, 0].numel())
+        objects.scatter_reduce_(1, targets.cell, targets.valid.float(), "amax")
+        near = max_pool2d(objects.view(batch.size, 1, *outputs.box.shape[2:]), 5, stride=1, padding=2)[:, 0] > 0
+        yield ForkGradients(tuple(losses), torch.stack(found), outputs.features["classification"].detach(), near)
 
 
-def mean_figures(cases: Iterator[tuple[Tensor, Tensor]] | Sequence[tuple[Tensor, Tensor]]) -> dict[Pooling, Figures]:
-    """Average each way of pooling over the cases."""
-    found: dict[Pooling, list[Figures]] = {pooling: [] for pooling in POOLINGS}
-    for gradients, activation in cases:
-        for pooling, figures in found.items():
-            figures.append(measure(gradients, activation, pooling))
+def locality(cases: Sequence[ForkGradients]) -> dict[str, list[float]]:
+    """Tell where each task's gradient lies.
+
+    Returns:
+        By task: share of cells with a gradient; share of cells near an object; share of sum |g| there.
+    """
+    found = {}
+    for place, task in enumerate(cases[0].tasks):
+        mass = torch.cat([case.gradients[place].abs().sum(1) for case in cases])
+        near = torch.cat([case.near for case in cases])
+        shares = (mass > 0).float().mean(), near.float().mean(), (mass * near).sum() / mass.sum()
+        found[task] = [share.item() for share in shares]
+    return found
+
+
+def mean_figures(cases: Sequence[ForkGradients], pooling: Pooling) -> Figures:
+    """Average one way of pooling over batches."""
+    found = [measure(case.gradients, case.activation, pooling) for case in cases]
     names = [field.name for field in fields(Figures)]
-    return {
-        pooling: Figures(**{name: sum(getattr(one, name) for one in figures) / len(figures) for name in names})
-        for pooling, figures in found.items()
-    }
+    return Figures(**{name: sum(getattr(figures, name) for figures in found) / len(found) for name in names})
 
 
 def print_figures(console: Console, title: str, rows: dict[str, Figures]) -> None:
@@ -163,11 +198,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The bias of pooled GradDrop.")
     parser.add_argument("--run", type=Path, metavar="RUN", help="a trained detector; without it, normal gradients")
     parser.add_argument("--batches", type=int, default=20, metavar="N", help="batches of the run's training data")
+    parser.add_argument("--fixed-norms", action="store_true", help="running statistics in the heads' BatchNorm")
     options = parser.parse_args(arguments)
     console = Console(width=100)
     if options.run is not None:
-        figures = mean_figures(detector_gradients(options.run, options.batches))
-        print_figures(console, f"{options.run}, mean of {options.batches} batches", {**figures})
+        arrived = list(detector_gradients(options.run, options.batches, options.fixed_norms))
+        figures = {str(pooling): mean_figures(arrived, pooling) for pooling in POOLINGS}
+        print_figures(console, f"{options.run}, mean of {options.batches} batches", figures)
+        table = Table("task", "cells with a gradient", "cells near an object", "sum |g| near an object")
+        for task, shares in locality(arrived).items():
+            table.add_row(task, *[f"{share:.3f}" for share in shares])
+        console.print(table)
         return
     cases: list[tuple[Pooling, int]] = [
         ("none", 1),

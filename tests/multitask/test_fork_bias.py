@@ -1,13 +1,16 @@
 """The measure of GradDrop's bias against plain averages over the draw, and its figures for normal gradients."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from detection3d.multitask import graddrop
 from detection3d.multitask.positions import DensePositions
+from detection3d.training.loop import train
 from docs.experiments import fork_bias
+from tests.small_run import small_config, write_small_store
 
 
 @pytest.mark.parametrize("pooling", fork_bias.POOLINGS)
@@ -64,3 +67,32 @@ def test_prints_a_table(capsys) -> None:
     printed = capsys.readouterr().out
     assert "batch, 8 samples" in printed
     assert "0.868" in printed  # the last column of "none": sqrt(3 / 3.955) up to the sample
+
+
+def test_locality_by_hand() -> None:
+    gradients = torch.zeros(2, 1, 2, 1, 4)
+    gradients[0] = 1
+    gradients[1, 0, :, 0, 0] = torch.tensor([3.0, -1.0])
+    gradients[1, 0, 1, 0, 3] = -4
+    near = torch.tensor([[[True, False, False, False]]])
+    case = fork_bias.ForkGradients(("everywhere", "somewhere"), gradients, torch.ones(1, 2, 1, 4), near)
+    assert fork_bias.locality([case]) == {"everywhere": [1.0, 0.25, 0.25], "somewhere": [0.5, 0.25, 0.5]}
+
+
+def test_gradients_of_a_trained_detector(tmp_path: Path) -> None:
+    settings = ("training.steps=1", "training.checkpoint_every=1", "training.log_every=1")
+    config = small_config(*settings, data=write_small_store(tmp_path / "store"))
+    train(config, tmp_path / "run", torch.device("cpu"))
+    (fixed,) = fork_bias.detector_gradients(tmp_path / "run", 1, fixed_norms=True)
+    (trained,) = fork_bias.detector_gradients(tmp_path / "run", 1, fixed_norms=False)
+    assert fixed.tasks == ("classification", "box", "orientation")
+    assert torch.equal(fixed.near, trained.near)
+    assert 0 < fixed.near.float().mean() < 0.9
+    touched = [(case.gradients != 0).any(dim=2) for case in (fixed, trained)]
+    for place, task in enumerate(fixed.tasks):
+        outside = (touched[0][place] & ~fixed.near).any()
+        assert bool(outside) == (task == "classification")
+        assert bool((touched[1][place] & ~fixed.near).any())  # BatchNorm's statistics spread every gradient
+    assert torch.equal(touched[0][:, fixed.near].any(1), torch.ones(3, dtype=torch.bool))
+    # The aliases are taken before the ReLU: what it stops has no gradient.
+    assert fixed.gradients[:, fixed.activation <= 0].abs().max() == 0
