@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from detection3d.evaluation.comparison import METRICS, Comparison, Metric
 from detection3d.evaluation.figures import INK, MUTED, SERIES, chart_style, to_svg
@@ -77,13 +78,15 @@ def rate_figure(comparison: Comparison) -> str:
         return to_svg(figure)
 
 
-def training_figure(title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], baseline: str) -> str:
+def training_figure(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], baseline: str, *, logarithmic: bool
+) -> str:
     """Draw one quantity over the steps, a line for each method.
 
     Args:
-        title: what the quantity is, for the axis.
         curves: steps and values by method.
         baseline: the method that is drawn in black.
+        logarithmic: the scale of the values.
     """
     with chart_style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -91,9 +94,11 @@ def training_figure(title: str, curves: Mapping[str, tuple[Sequence[float], Sequ
         for number, (name, (steps, values)) in enumerate(curves.items()):
             colour, dashes = _style(number, name == baseline)
             axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=name)
-        if title.endswith("loss"):
+        axes.set(xlabel="step")
+        if logarithmic:
             axes.set_yscale("log")
-        axes.set(xlabel="step", ylabel=title)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         _legend(figure, axes)
         return to_svg(figure)
 

@@ -35,6 +35,7 @@ class _Row:
     rate: str
     metrics: tuple[str, ...]
     difference: str
+    interval: str
     probability: str
     verdict: str
     speed: str
@@ -49,6 +50,7 @@ class _MetricRow:
     name: str
     value: str
     difference: str
+    interval: str
     probability: str
     verdict: str
 
@@ -105,7 +107,8 @@ def _row(comparison: Comparison, method: MethodRuns) -> _Row:
         runs=f"{len(method.runs)}/{len(comparison.seeds)}",
         rate=text.rate(method),
         metrics=tuple(text.mean_and_spread(method, metric) for metric in METRICS),
-        difference="baseline" if found is None else text.interval(found),
+        difference="baseline" if found is None else text.difference(found),
+        interval="" if found is None else text.interval(found),
         probability="" if found is None else text.probability(found),
         verdict="" if found is None else found.verdict,
         speed=text.speed(method),
@@ -118,13 +121,11 @@ def _metric_rows(comparison: Comparison, metric: Metric) -> list[_MetricRow]:
     differences = comparison.differences(metric)
     rows = []
     for method in comparison.methods:
-        value = text.mean_and_spread(method, metric)
-        found = differences.get(method.name)
-        if found is None:
-            rows.append(_MetricRow(method.name, value, "baseline", "", ""))
-        else:
-            probability = text.probability(found)
-            rows.append(_MetricRow(method.name, value, text.interval(found), probability, found.verdict))
+        value, found = text.mean_and_spread(method, metric), differences.get(method.name)
+        cells = ("baseline", "", "", "")
+        if found is not None:
+            cells = (text.difference(found), text.interval(found), text.probability(found), found.verdict)
+        rows.append(_MetricRow(method.name, value, *cells))
     return rows
 
 
@@ -159,7 +160,8 @@ def _training(comparison: Comparison) -> list[_Picture]:
     for title in titles:
         curves = {method.name: method.telemetry[title] for method in comparison.methods if title in method.telemetry}
         last = "; ".join(f"{name} {values[-1]:.3g}" for name, (_, values) in curves.items())
-        pictures.append(_picture(title, training_figure(title, curves, comparison.baseline), f"at the end: {last}"))
+        figure = training_figure(curves, comparison.baseline, logarithmic=title.endswith("loss"))
+        pictures.append(_picture(title, figure, f"At the end: {last}"))
     return pictures
 
 
@@ -169,7 +171,9 @@ def _picture(title: str, svg: str, alternative: str) -> _Picture:
 
 def _say(comparison: Comparison, metric: Metric) -> str:
     differences = comparison.differences(metric)
-    return "; ".join(f"{name} {text.interval(found)}, {found.verdict}" for name, found in differences.items())
+    return "; ".join(
+        f"{name} {text.difference(found)} {text.interval(found)} {found.verdict}" for name, found in differences.items()
+    )
 
 
 def _values(comparison: Comparison, metric: Metric) -> str:

@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from detection3d.evaluation import comparison_text as text
@@ -17,18 +18,19 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("method", no_wrap=True)
     names = [f"{name} %" for name in METRICS.values()]
-    minus = f"AP minus {comparison.baseline} [interval]"
-    for name in ("runs", "rate", *names, minus, "p (Holm)", "verdict", "speed", "last quarter"):
+    minus = f"AP minus {comparison.baseline}"
+    for name in ("runs", "rate", *names, minus, "interval", "p (Holm)", "verdict", "speed", "last quarter"):
         table.add_column(name, justify="right", no_wrap=name in ("runs", "rate", *names, "speed"))
     differences = comparison.differences("ap")
     for method in comparison.methods:
         found = differences.get(method.name)
         table.add_row(
-            method.name,
+            escape(method.name),
             f"{len(method.runs)}/{len(comparison.seeds)}",
             text.rate(method),
             *(text.mean_and_spread(method, metric) for metric in METRICS),
-            "baseline" if found is None else text.interval(found),
+            "baseline" if found is None else text.difference(found),
+            "" if found is None else escape(text.interval(found)),
             "" if found is None else text.probability(found),
             "" if found is None else found.verdict,
             text.speed(method),
@@ -45,6 +47,6 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console = Console(file=console.file, width=200, no_color=True, highlight=False)
         table.box = None
     console.print(table)
-    console.print(text.headline(comparison), highlight=False, markup=False)
+    console.print(text.headline(comparison), highlight=False, markup=False, soft_wrap=True)
     for warning in text.warnings(comparison):
-        console.print(f"note: {warning}", highlight=False, markup=False)
+        console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)

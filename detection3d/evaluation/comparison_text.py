@@ -39,17 +39,23 @@ def warnings(comparison: Comparison) -> list[str]:
             f"{method.name}: learning rate {run.learning_rate:g}, seed {run.seed} failed: {run.reason} (see {run.log})"
             for run in method.failed
         ]
-        if method.choice.at_edge:
-            lines.append(
-                f"{method.name}: its best learning rate, {method.choice.chosen:g}, is at the edge of the grid"
-                f" {', '.join(f'{rate:g}' for rate in method.choice.rates)}; a better one may lie outside"
-            )
-        moved = method.convergence
-        if moved is not None and not moved.holds:
-            lines.append(
-                f"{method.name}: not converged, mean AP moved by {signed(moved.mean)} points over the last quarter"
-                f" ({100 * CONVERGED:g} or more)"
-            )
+    at_edge = [f"{method.name} {rate(method)}" for method in comparison.methods if method.choice.at_edge]
+    if at_edge:
+        rates = ", ".join(f"{value:g}" for value in comparison.methods[0].choice.rates)
+        lines.append(
+            f"the best learning rate is at the edge of the grid {rates}, so a better one may lie outside:"
+            f" {', '.join(at_edge)}"
+        )
+    moving = [
+        f"{method.name} {move(method)}"
+        for method in comparison.methods
+        if method.convergence is not None and not method.convergence.holds
+    ]
+    if moving:
+        lines.append(
+            f"not converged, mean AP moved by {100 * CONVERGED:g} points or more over the last quarter of the schedule:"
+            f" {', '.join(moving)}"
+        )
     if len(comparison.seeds) < 2:
         lines.append("one seed: without a second one no interval can be given, and no difference shown")
     return lines
@@ -77,14 +83,17 @@ def mean_and_spread(method: MethodRuns, metric: Metric) -> str:
     return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
+def difference(found: PairedDifference) -> str:
+    """Write a mean difference, in points."""
+    return NO_VALUE if found.mean is None else signed(found.mean)
+
+
 def interval(found: PairedDifference) -> str:
-    """Write a difference and its corrected interval, in points."""
-    if found.mean is None:
-        return NO_VALUE
+    """Write the corrected interval of a difference, in points; nothing where there is none."""
     if found.corrected_interval is None:
-        return signed(found.mean)
+        return ""
     low, high = found.corrected_interval
-    return f"{signed(found.mean)} [{signed(low)}, {signed(high)}]"
+    return f"[{signed(low)}, {signed(high)}]"
 
 
 def probability(found: PairedDifference) -> str:
