@@ -1,12 +1,15 @@
-"""Largest errors of spconv against the float64 torch backend on a real scan, as one line of JSON.
+"""Errors of spconv against the float64 torch backend on a real scan, its kernels and its time, as one line of JSON.
 
 python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA
 """
 
 import copy
 import json
+import statistics
 import sys
+import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,6 +32,14 @@ from detection3d.model.voxelize import MeanVoxelizer
 from detection3d.types.tensors import Points
 
 DEVICE = torch.device("cuda")
+KINDS = {  # C_in and C_out; TF32 leaves thin layers in float32
+    "submanifold": (64, 128),
+    "strided": (64, 128),
+    "reduce": (64, 128),
+    "inverse": (64, 128),
+    "thin": (32, 32),
+}
+WARM_UPS, RUNS = 5, 20
 
 
 def read_voxels(shared: Path, config: Config) -> SparseTensor:
@@ -61,7 +72,8 @@ def align(result: SparseTensor, reference: SparseTensor) -> tuple[torch.Tensor, 
 
 def layer_errors(kind: str, precision: Precision, voxels: SparseTensor) -> dict[str, float]:
     torch.manual_seed(0)
-    start = torch.randn(len(voxels.features), 32, device=DEVICE)
+    c_in, c_out = KINDS[kind]
+    start = torch.randn(len(voxels.features), c_in, device=DEVICE)
 
     def run(backend: Backend, dtype: torch.dtype) -> tuple[SparseTensor, torch.Tensor, list[torch.Tensor]]:
         torch.manual_seed(1)
@@ -69,12 +81,12 @@ def layer_errors(kind: str, precision: Precision, voxels: SparseTensor) -> dict[
         if kind == "reduce":
             down = {"kernel_size": (3, 1, 1), "stride": (2, 1, 1), "padding": (0, 0, 0)}
         layers: list[nn.Module] = []
-        if kind == "submanifold":
-            layers = [SubmanifoldConv3d(32, 64, (3, 3, 3), "a", backend)]
+        if kind in ("submanifold", "thin"):
+            layers = [SubmanifoldConv3d(c_in, c_out, (3, 3, 3), "a", backend)]
         else:
-            layers = [SparseConv3d(32, 64, stage="a", backend=backend, **down)]
+            layers = [SparseConv3d(c_in, c_out, stage="a", backend=backend, **down)]
         if kind == "inverse":
-            layers.append(InverseConv3d(64, 32, (3, 3, 3), "a", backend, stride=(2, 2, 2)))
+            layers.append(InverseConv3d(c_out, c_in, (3, 3, 3), "a", backend, stride=(2, 2, 2)))
         net = nn.Sequential(*layers).to(DEVICE, torch.float64 if dtype == torch.float64 else torch.float32)
         features = start.to(dtype).requires_grad_()
         result = net(SparseTensor(features, voxels.indices, voxels.spatial_shape, 1))
@@ -107,6 +119,38 @@ class RecordedReLU(nn.Module):
             self.masks.append(values > 0)
             return torch.relu(values)
         return values * self.masks.pop(0)
+
+
+def on_tensor_cores(c_in: int, c_out: int) -> dict[str, bool]:
+    """Say of the forward and the backward kernel that spconv tuned for a float32 layer whether it uses tensor cores."""
+    from cumm import tensorview
+    from spconv.core import ConvOpType
+    from spconv.pytorch import ops
+
+    float32 = [tensorview.float32] * 3
+    passes = {"forward": ConvOpType.kForward, "backward": ConvOpType.kBackwardInput}
+    found = {}
+    for name, operation in passes.items():
+        tuned, exists = ops.CONV_CPP.get_tuned_algo(
+            operation.value, *float32, c_out, c_in, torch.cuda.get_device_capability()
+        )
+        assert exists, f"spconv has not run a float32 layer of {c_in} to {c_out} channels"
+        found[name] = tuned.algo_desp.tensorop[0] > 0
+    return found
+
+
+def milliseconds(precision: Precision, voxels: SparseTensor, config: Config) -> float:
+    """Median time of the backbone forward and backward, with the planning of its layers."""
+    settings = config.model.backbone.model_dump() | {"backend": "spconv", "precision": precision}
+    backbone = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
+    times = []
+    for _ in range(WARM_UPS + RUNS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        backbone(SparseTensor(voxels.features, voxels.indices, voxels.spatial_shape, 1)).sum().backward()
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[WARM_UPS:])
 
 
 def backbone_errors(precision: Precision, voxels: SparseTensor, config: Config) -> dict[str, float]:
@@ -176,11 +220,20 @@ def _replay_indices(backbone: SparseBackbone, orders: list[torch.Tensor]) -> Non
 def main() -> None:
     """Measure all layer kinds and the backbone."""
     precision, shared = sys.argv[1], Path(sys.argv[2])
+    assert precision in get_args(Precision)
     config = load_config("waymo_voxel")
     voxels = read_voxels(shared, config)
-    errors = {kind: layer_errors(kind, precision, voxels) for kind in ("submanifold", "strided", "reduce", "inverse")}
+    errors = {kind: layer_errors(kind, precision, voxels) for kind in KINDS}
     errors["backbone"] = backbone_errors(precision, voxels, config)
-    sys.stdout.write(json.dumps({"voxels": len(voxels.features), "errors": errors}) + "\n")
+    report = {"voxels": len(voxels.features), "errors": errors, "milliseconds": milliseconds(precision, voxels, config)}
+    if precision != "float16":  # which has tensor cores alone
+        (thin_in, thin_out), (wide_in, wide_out) = KINDS["thin"], KINDS["submanifold"]
+        wide_in *= 2 if precision == "tf32" else 1  # whose weights are two numbers each
+        report["tensor_cores"] = {
+            "thin": on_tensor_cores(thin_in, thin_out),
+            "wide": on_tensor_cores(wide_in, wide_out),
+        }
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":
