@@ -85,7 +85,7 @@ def test_the_fork_gives_what_it_gives_on_the_cpu(method: Method, memory_format: 
     results = []
     for device in ("cpu", "cuda"):
         fork = TaskFork(("a", "b", "c"), method, seed=7).to(device)
-        leaf = shared.to(device).to(memory_format=memory_format).requires_grad_()
+        leaf = shared.to(device).to(memory_format=memory_format).detach().requires_grad_()
         features = fork(leaf)
         weights = [gradient.to(device).to(memory_format=memory_format) for gradient in gradients]
         sum((features[task] * weight).sum() for task, weight in zip(features, weights, strict=True)).backward()
