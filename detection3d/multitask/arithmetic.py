@@ -7,6 +7,8 @@ from torch import Tensor
 
 from detection3d.multitask.ranks import Ranks
 
+_BLOCK = 2**14  # elements of a row that are multiplied at once
+
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which gradients of `dtype` are combined: float64 for float64, else float32."""
@@ -72,7 +74,15 @@ def gram_matrix(gradients: Tensor, ranks: Ranks) -> Tensor:
     """
     order = _memory_order(gradients[0])
     flat = gradients.permute(0, *[dim + 1 for dim in order]).flatten(1).double()
-    return ranks.sum(flat @ flat.T) / ranks.size**2
+    return ranks.sum(_products(flat)) / ranks.size**2
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Return `rows @ rows.T`, [K, K] of [K, N], in blocks: a GPU leaves one product of long rows to few cores."""
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    blocks = rows[:, :whole].reshape(len(rows), -1, _BLOCK).transpose(0, 1)
+    rest = rows[:, whole:]
+    return (blocks @ blocks.transpose(1, 2)).sum(0) + rest @ rest.T
 
 
 def _square_sum(values: Tensor, exponent: Tensor | None) -> Tensor:

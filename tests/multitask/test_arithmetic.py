@@ -151,3 +151,9 @@ def test_gram_matrix_of_any_layout(layout: str) -> None:
     flat = torch.stack([gradient.flatten() for gradient in gradients]).double()
     torch.testing.assert_close(gram_matrix(stack_gradients(gradients), ALONE), flat @ flat.T, rtol=1e-13, atol=1e-13)
     assert gram_matrix(torch.zeros(3, 0, 4), ALONE).tolist() == [[0.0] * 3] * 3
+
+
+@pytest.mark.parametrize("size", [2**14 - 1, 2**14, 2**14 + 1, 3 * 2**14 + 5])
+def test_gram_matrix_of_more_than_a_block(size: int) -> None:
+    gradients = torch.randn(3, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    torch.testing.assert_close(gram_matrix(gradients, ALONE), gradients @ gradients.T, rtol=1e-11, atol=1e-9)

@@ -10,7 +10,10 @@ from detection3d.multitask.keep import Half, Identity
 from detection3d.multitask.mgda import shortest_in_hull
 from detection3d.multitask.pcgrad import projected_coefficients
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 WORDS = stream_words(3, "fork")
 
 
