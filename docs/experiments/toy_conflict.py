@@ -284,7 +284,7 @@ def draw_picture(results: Results, path: Path) -> None:
             )
         axes[panel].set(title=title, xlabel="learning rate at the start", xscale="log")
         axes[panel].set_ylim(bottom=0)
-    axes["loss"].legend(fontsize=9)
+    figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS) // 2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -49,11 +49,11 @@ def test_preserved_norms_are_the_librarys(landscapes: tuple[Tensor, Tensor]) -> 
 
 
 def test_matched_noise_has_the_moments_of_graddrop() -> None:
-    # S+ = 9 and S- = 8: mean 1 and variance 72. The uniform numbers are an even grid, with the draw's smallest, 0.
-    gradients = torch.tensor([7.0, -3.0, 2.0, -5.0], dtype=torch.float64)[:, None].expand(-1, 2**16)
+    # S+ = 9 and S- = 1: mean 8 and variance 9. The uniform numbers are an even grid, with the draw's smallest, 0.
+    gradients = torch.tensor([7.0, -1.0, 2.0, 0.0], dtype=torch.float64)[:, None].expand(-1, 2**16)
     result = toy.matched_noise(gradients, torch.arange(2**16, dtype=torch.float64) / 2**16)
-    assert result.mean().item() == pytest.approx(1.0, abs=0.01)
-    assert result.var().item() == pytest.approx(72.0, rel=0.01)
+    assert result.mean().item() == pytest.approx(8.0, abs=0.01)
+    assert result.var().item() == pytest.approx(9.0, rel=0.01)
 
 
 def test_only_free_signs_leave_a_minimum_of_the_sum(landscapes: tuple[Tensor, Tensor]) -> None:
