@@ -165,4 +165,5 @@ print(sorted(name for name in sys.modules if name.startswith("detection3d.") and
 
 def test_the_readme_shows_the_same_example() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"```python\n{example().strip()}\n```" in readme
+    shown = readme.split("```python\n")[1].split("```")[0]
+    assert [line for line in shown.splitlines() if line] == [line for line in example().splitlines() if line]
