@@ -37,3 +37,14 @@ def save_when_asked(folder: Path, _: int) -> None:
     signal.signal(signal.SIGTERM, save)
     (folder / f"started_{os.getpid()}").write_text("")
     time.sleep(60)
+
+
+def meet(folder: Path, worker: int) -> int:
+    """Wait until two tasks are under way at once."""
+    (folder / f"started_{worker}").write_text("")
+    deadline = time.monotonic() + 30
+    while len(list(folder.glob("started_*"))) < 2:
+        if time.monotonic() > deadline:
+            raise UserError("alone")
+        time.sleep(0.01)
+    return worker

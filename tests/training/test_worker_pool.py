@@ -44,6 +44,10 @@ def test_what_goes_wrong_in_a_task_stops_no_other():
     assert {item.result[1] for item in outcomes.values() if item.result} <= {0, 1}
 
 
+def test_processes_work_at_the_same_time(tmp_path):
+    assert {item.result for item in run_each(tasks.meet, [tmp_path, tmp_path], processes=2)} == {0, 1}
+
+
 def test_nothing_to_do():
     assert list(run_each(tasks.tell, [], processes=4)) == []
 
