@@ -164,3 +164,16 @@ def test_other_settings_are_refused(straight, store, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the result of a run with other settings; compare into another folder (--output), or delete it" in errors
+
+
+def test_runs_of_other_initial_weights_are_no_pairs(straight, store, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(straight, folder)
+    path = next(folder.glob("runs/final/graddrop/*/seed_1/result.json"))
+    result = json.loads(path.read_text())
+    result["scores"]["weights"] = "0" * 64
+    path.write_text(json.dumps(result))
+    process = start(arguments(store, folder), tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "error: seed 1: the methods start from different weights" in errors
