@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ class Recorder:
         forget_conflicts(folder.conflict, first_step)
         self._conflict = folder.conflict
         self._file = folder.metrics.open("a", encoding="utf-8")
+        _wait_for_a_later_name(folder.tensorboard)
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
         self._console = Console()
         self._total = total_steps
@@ -118,6 +120,16 @@ def _truncate(path: Path, step: int) -> None:
     kept = [row for row in rows if row["step"] <= step]
     if path.is_file():
         replace_file(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _wait_for_a_later_name(board: Path) -> None:
+    """Let the second pass in which the last event file was begun.
+
+    TensorBoard reads a run's files in the order of their names, which begin with the second; of two files of one second
+    a process's tenth comes before its ninth, and what the later one takes back would be shown in the place of what is.
+    """
+    while any(board.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 def _finite(value: float) -> float | None:

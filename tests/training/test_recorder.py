@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from detection3d.evaluation.conflict_figures import ConflictView, conflict_image
 from detection3d.training.conflict_files import list_conflicts, load_conflict
@@ -38,6 +39,16 @@ def test_what_an_interrupted_run_logged_past_its_checkpoint_is_taken_back(tmp_pa
         file.write('{"step": 6, "loss/bo')  # cut off by kill -9
     record(folder, 3, 7)
     assert [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7]
+    board = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [event.step for event in board.Scalars("loss/box")] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_files_of_one_second_are_read_in_the_order_they_were_written(tmp_path, monkeypatch):
+    # The counter in the names is of the process: where it reaches 10, its file would sort before that of 9.
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(9))
+    folder = RunFolder(tmp_path)
+    record(folder, 0, 5)
+    record(folder, 3, 7)
     board = EventAccumulator(str(folder.tensorboard)).Reload()
     assert [event.step for event in board.Scalars("loss/box")] == [1, 2, 3, 4, 5, 6, 7]
 
