@@ -8,13 +8,18 @@ from torch import Tensor
 from detection3d.multitask.fused import kernels_for
 from detection3d.multitask.method import Context, Weighting
 
+CANCELLED = 1e-4
+"""Where the parts of g_w cancel to less than this share of their lengths, g_w / ||g_w|| is shortened: scaled up to
+length 1, its weights would be so large that float32 gradients lose the rest of the update in rounding."""
+
 
 @dataclass(frozen=True)
 class CAGrad(Weighting):
     """The direction near the mean gradient that helps the worst-served task most, times K.
 
     With g0 the mean, the update is g0 + c ||g0|| g_w / ||g_w||, where g_w = sum_i w_i g_i with w on the simplex
-    minimises g_w . g0 + c ||g0|| ||g_w||. It is multiplied by K, so that c = 0 is the sum.
+    minimises g_w . g0 + c ||g0|| ||g_w||. It is multiplied by K, so that c = 0 is the sum. A task whose gradient is
+    exactly 0 takes no part: the update is that of the other tasks alone.
 
     Attributes:
         c: how far from the mean, as a share of its norm, in [0, 1).
@@ -34,11 +39,17 @@ class CAGrad(Weighting):
     def weights(self, gram: Tensor, context: Context) -> Tensor:
         """Return 1 + K c ||g0|| w / ||g_w||."""
         tasks = len(gram)
-        mean_norm = gram.mean().clamp(min=0).sqrt()
-        simplex = self._solve(gram, mean_norm)
+        active = gram.diagonal() != 0
+        share = active.to(gram.dtype) / active.sum().clamp(min=1)
+        # In the place of a task without a gradient stands the mean of the others, which adds nothing to their hull.
+        stand_in = torch.where(active[:, None], torch.eye(tasks, dtype=gram.dtype, device=gram.device), share)
+        others = stand_in @ gram @ stand_in.T
+        simplex = self._solve(others, others.mean().clamp(min=0).sqrt()) @ stand_in
+
         norm = (simplex @ gram @ simplex).clamp(min=0).sqrt()
-        ratio = torch.where(norm > 0, mean_norm / norm, 0.0)
-        return 1 + tasks * self.c * ratio * simplex + 0.0 * gram.sum()  # an inf or NaN must reach the result
+        norm = torch.maximum(norm, CANCELLED * (simplex @ gram.diagonal().sqrt()))
+        ratio = torch.where(norm > 0, gram.mean().clamp(min=0).sqrt() / norm, 0.0)
+        return 1 + tasks * self.c * ratio * simplex
 
     def _solve(self, gram: Tensor, mean_norm: Tensor) -> Tensor:
         """Return w, float64 [K]."""

@@ -21,6 +21,9 @@ class GradNorm(Wrapping):
     those at the fork, where they come free, and steps are taken in log w over mean(n): so weights stay above 0, and the
     learning rate depends neither on the scale of the losses nor on how far apart they are.
 
+    Losses are to be above 0, since r_i is a ratio of them: one below 0 counts as 0, and a task's first value is that of
+    the first step at which it is above 0.
+
     Attributes:
         alpha: 0 makes the norms equal; more favours slow tasks.
         learning_rate: of the logarithm of the weights.
@@ -60,8 +63,9 @@ class GradNorm(Wrapping):
         """Leave the gradients to `then`, and note their squared norms."""
         dims = list(range(1, gradients.ndim))
         squares = torch.linalg.vector_norm(gradients, dim=dims, dtype=torch.float64).square()
-        squares = context.ranks.sum(squares) / context.ranks.size**2
-        return replace(self.then.combine(gradients, activation, context), learning=squares)
+        # Of R ranks these are R^2 times those of one, which does not matter: `learn` takes the norms over their mean.
+        learning = context.ranks.sum(squares)
+        return replace(self.then.combine(gradients, activation, context), learning=learning)
 
     def learn(self, learning: Tensor, losses: Tensor, state: Mapping[str, Tensor]) -> None:
         """Move the weights by one step; an overflow under a loss scaler leaves them as they are."""
@@ -71,7 +75,7 @@ class GradNorm(Wrapping):
 
         norms = learning.sqrt()
         mean = norms.mean()
-        progress = torch.where(first > 0, losses / first, 1.0)
+        progress = torch.where(first > 0, losses.clamp(min=0) / first, 1.0)
         relative = progress / progress.mean()
         target = mean * relative**self.alpha
         slope = (norms - target).sign() * norms / mean

@@ -43,8 +43,7 @@ def projected_coefficients(gram: Tensor, order: Tensor) -> Tensor:
     squares = gram.diagonal()
     for others in order.unbind(1):  # all tasks at once, each with its own next one
         common = (coefficients * gram[others]).sum(1)
-        length = squares[others]
-        against = (common < 0) & (others != tasks) & (length > 0)
-        share = torch.where(against, common / length, 0.0)
+        against = (common < 0) & (others != tasks)  # never of a gradient of 0, with which nothing is in common
+        share = torch.where(against, common / squares[others], 0.0)
         coefficients = coefficients - torch.zeros_like(coefficients).scatter_(1, others[:, None], share[:, None])
     return coefficients

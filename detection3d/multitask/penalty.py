@@ -34,10 +34,15 @@ class GradientPenalty(Wrapping):
         """Return the penalty, of this rank's samples times what DistributedDataParallel's mean takes away.
 
         Raises:
-            ValueError: no aliases.
+            ValueError: no aliases, or such as need no gradient.
         """
         if not aliases:
             raise ValueError("a gradient penalty needs the fork's features: fork.weigh(losses, features)")
+        if not all(alias.requires_grad for alias in aliases):
+            raise ValueError(
+                "a gradient penalty needs the gradient of the shared features, and they require none: is the backbone"
+                " frozen? Then train with `then` alone"
+            )
         found = torch.autograd.grad(losses.sum(), aliases, create_graph=True, allow_unused=True)
         gradients = [gradient for gradient in found if gradient is not None]
         if not gradients:

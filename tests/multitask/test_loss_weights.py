@@ -152,6 +152,45 @@ def test_gradnorm_with_a_task_that_has_no_objects_at_first() -> None:
     assert (net.fork.state.loss_weight > 0).all()
 
 
+def test_gradnorm_takes_a_loss_below_0_for_one_of_0() -> None:
+    found = []
+    for value in (-2.0, 0.0):
+        net = Net(GradNorm())
+        step(net, [inputs()])
+        before = net.fork.state.loss_weight.clone()
+        features = net.fork(net.backbone(inputs(1)))
+        losses = net.losses(features)
+        losses["b"] = losses["b"] - losses["b"].detach() + value
+        sum(net.fork.weigh(losses).values()).backward()
+        net.fork.update()
+        assert not torch.equal(net.fork.state.loss_weight, before)
+        found.append(net.fork.state.loss_weight)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "first_norm", "grows"),
+    # The first has half the mean loss, the second one and a half of it: with a mean norm of 1 their targets are
+    # 0.5^alpha and 1.5^alpha. In each case one norm is above its target, the other one below.
+    [(0.0, 0.95, True), (0.1, 0.97, False), (0.1, 0.92, True), (1.0, 0.4, True), (1.5, 0.4, False), (1.5, 0.15, True)],
+)
+def test_gradnorm_lets_slow_tasks_have_the_larger_gradient(alpha: float, first_norm: float, grows: bool) -> None:
+    method = GradNorm(alpha=alpha)
+    state = method.new_buffers(2)
+    state["first_loss"].copy_(torch.tensor([1.0, 2.0]))
+    norms = torch.tensor([first_norm, 2 - first_norm], dtype=torch.float64)
+    method.learn(norms.square(), torch.tensor([0.3, 1.8], dtype=torch.float64), state)  # 0.3 and 0.9, of mean 0.6
+    assert bool(state["loss_weight"][0] > 1) == grows
+
+
+def test_gradnorm_starts_from_the_first_loss_above_0() -> None:
+    method = GradNorm()
+    state = method.new_buffers(2)
+    for first, kept in ((-3.0, 0.0), (0.0, 0.0), (2.0, 2.0), (1.0, 2.0)):
+        method.learn(torch.ones(2).double(), torch.tensor([first, 1.0], dtype=torch.float64), state)
+        assert state["first_loss"].tolist() == [kept, 1.0]
+
+
 def test_gradnorm_goes_on_from_a_checkpoint() -> None:
     net, straight = Net(GradNorm()), Net(GradNorm())
     for number in range(2):
@@ -264,5 +303,10 @@ def test_penalty_without_features_and_in_evaluation() -> None:
     net.eval()
     with torch.no_grad():
         assert list(net.fork.weigh(net.losses(net.fork(net.backbone(inputs()))))) == list(TASKS)
+    net.train()
+    net.backbone.requires_grad_(False)
+    features = net.fork(net.backbone(inputs()))
+    with pytest.raises(ValueError, match="is the backbone frozen"):
+        net.fork.weigh(net.losses(features), features)
     with pytest.raises(ValueError, match=r"weight is -1.0"):
         GradientPenalty(weight=-1.0)
