@@ -57,7 +57,8 @@ def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tup
     try:
         detector.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(checkpoint, f"the weights do not fit the network of this config: {error}") from error
+        reason = str(error).strip().splitlines()[-1].strip()  # torch has one line for each weight
+        raise DataError(checkpoint, f"the weights do not fit the network of this config ({reason})") from error
     return detector.eval(), saved["step"]
 
 

@@ -16,7 +16,7 @@ from detection3d.data.augment import augment
 from detection3d.data.loader import build_loader
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
 from detection3d.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
@@ -108,7 +108,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)
         if checkpoint is not None:
-            state.restore(load_checkpoint(checkpoint))
+            _restore(state, checkpoint)
         add_provenance(folder, config, device, state.step)
         with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
             recorder.say(_introduction(config, store, state, checkpoint, device))
@@ -117,6 +117,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
                 done = state.step == config.training.steps
                 if done or stop.requested or state.step % config.training.checkpoint_every == 0:
                     _refuse_non_finite(result, state, batch)
+                    _refuse_non_finite_state(state)
                     keep = config.training.keep_checkpoints
                     path = save_checkpoint(folder.checkpoints, state.step, state.capture(), keep)
                     if stop.requested and not done:
@@ -124,6 +125,17 @@ def train(config: Config, output: Path, device: torch.device) -> None:
                             f"stopped at step {state.step}, saved in {path}; run the same command to go on"
                         )
             recorder.say(f"trained {state.step} steps; the run is in {output}")
+
+
+def _restore(state: TrainState, checkpoint: Path) -> None:
+    saved = load_checkpoint(checkpoint)
+    try:
+        state.restore(saved)
+    except (KeyError, RuntimeError, ValueError) as error:  # torch's own words, one line for each weight
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise DataError(
+            checkpoint, f"is not of this run's network and settings ({reason}); delete it to use the one before"
+        ) from error
 
 
 def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> StepResult:
@@ -161,6 +173,17 @@ def _refuse_non_finite(result: StepResult, state: TrainState, batch: Batch) -> N
         raise UserError(
             f"step {state.step}: not finite: {', '.join(wrong)}; frames of the batch: {frames}. The last checkpoint is"
             " intact. Look at these frames with their labels, or lower training.learning_rate"
+        )
+
+
+def _refuse_non_finite_state(state: TrainState) -> None:
+    """Look at what is to be saved: in float16 an overflow reaches running statistics in steps that are left out."""
+    saved = state.model.state_dict()
+    wrong = [name for name, value in saved.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"step {state.step}: not finite: {', '.join(wrong[:5])}{' ...' if wrong[5:] else ''}. The last checkpoint"
+            " is intact. Lower training.learning_rate, or use bfloat16 or float32"
         )
 
 

@@ -11,7 +11,7 @@ from detection3d.config import Config
 from detection3d.data.augment import augment
 from detection3d.data.store import Store, StoreSettings, write_manifest
 from detection3d.data.unpack import unpack
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from detection3d.model.detector import Detector
 from detection3d.model.targets import build_targets
 from detection3d.training import loop
@@ -161,6 +161,45 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, store, monkeypatc
     monkeypatch.setattr(loop, "_refuse_non_finite", look)
     train(config, tmp_path / "run", CPU)
     assert looked.count(2) == looked.count(4) == 2  # after the step, and before saving
+
+
+def test_statistics_that_are_not_finite_are_never_saved(tmp_path, store, monkeypatch):
+    """They may be so while losses, gradients and weights are finite: a step that overflowed is left out."""
+    config = small_config("training.checkpoint_every=2", data=store)
+    real = loop.train_step
+
+    def spoiled(state, *arguments):
+        result = real(state, *arguments)
+        if state.step == 3:
+            state.model.shared_norm.running_var[0] = float("nan")
+        return result
+
+    monkeypatch.setattr(loop, "train_step", spoiled)
+    with pytest.raises(
+        UserError, match=r"step 4: not finite: shared_norm\.running_var\. The last checkpoint is intact"
+    ):
+        train(config, tmp_path / "run", CPU)
+    path = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    assert path.name == "step_00000002.pt"
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [("model.head_channels=4", "size mismatch for heads"), ("multitask.method=uncertainty", "fork.state.log_variance")],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, store, setting, reason):
+    config = small_config("training.steps=1", data=store)
+    train(config, tmp_path / "run", CPU)
+    other = small_config("training.steps=1", setting, data=store)
+    train(other, tmp_path / "other", CPU)
+    name = Path("checkpoints") / "step_00000001.pt"
+    (tmp_path / "run" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(DataError, match="is not of this run's network and settings") as caught:
+        train(config, tmp_path / "run", CPU)
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).endswith("delete it to use the one before")
 
 
 def test_no_data_is_told_before_a_folder_is_made(tmp_path):
