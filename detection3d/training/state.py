@@ -52,6 +52,11 @@ class TrainState:
         """The detector's fork."""
         return self.model.fork
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def capture(self) -> dict[str, Any]:
         """Return everything as tensors and plain values, for a checkpoint."""
         return {
@@ -61,7 +66,7 @@ class TrainState:
             "schedule": self.optimization.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -72,10 +77,11 @@ class TrainState:
             self.average.load_state_dict(checkpoint["average"])
         self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
         self.optimization.schedule.load_state_dict(checkpoint["schedule"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
+        if checkpoint["scaler"]:  # empty after steps on a device that needs no scaler
+            self.scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["generator"])
-        if torch.cuda.is_available() and checkpoint["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(checkpoint["cuda_generator"])
+        if self.device.type == "cuda" and checkpoint["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_generator"], self.device)
 
 
 def build_detector(config: Config, device: torch.device) -> Detector:

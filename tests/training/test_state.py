@@ -7,11 +7,20 @@ from detection3d.errors import UserError
 from detection3d.model.heads import TASKS
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.loop import train_step
+from detection3d.training.state import TrainState
 from tests.small_run import small_config
 from tests.training.steps import CPU, batches, differences, fresh_state
 
 
-@pytest.mark.parametrize("settings", [(), ("training.ema_decay=0", "multitask.method=sum")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("training.ema_decay=0", "multitask.method=sum"),
+        ("multitask.method={kind: gradnorm, then: graddrop}",),
+        ("multitask.method=uncertainty",),
+    ],
+)
 def test_restored_it_goes_on_with_the_same_bits(tmp_path, store, settings):
     config = small_config(*settings)
     first, *rest = batches(config, store, 4)
@@ -27,7 +36,7 @@ def test_restored_it_goes_on_with_the_same_bits(tmp_path, store, settings):
     for batch in rest:
         train_step(other, batch, config)
     assert differences(state.capture(), other.capture()) == []
-    assert (other.average is None) == bool(settings)
+    assert (other.average is None) == ("training.ema_decay=0" in settings)
 
 
 def test_everything_that_a_step_changes_is_captured(store):
@@ -44,6 +53,42 @@ def test_everything_that_a_step_changes_is_captured(store):
     torch.rand(3)
     elsewhere.restore(captured)
     assert differences({"step": elsewhere.step, **elsewhere.capture()}, captured) == []
+
+
+def scaled(state: TrainState) -> TrainState:
+    """The state with a loss scaler at work, as on CUDA in float16."""
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    return state
+
+
+def test_a_loss_scaler_changes_no_step_and_its_scale_is_restored(store):
+    config = small_config("multitask.method={kind: gradnorm, then: graddrop}", "training.clip_norm=1")
+    plain, state = fresh_state(config), scaled(fresh_state(config))
+    for batch in batches(config, store, 3):
+        without, found = (train_step(either, batch, config).gradient_norm for either in (plain, state))
+        torch.testing.assert_close(found, without, rtol=1e-6, atol=0)
+    captured = {"step": state.step, **state.capture()}
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(captured["model"][name], value, rtol=1e-5, atol=1e-6)
+    assert captured["scaler"]["scale"] == 2.0**11
+    other = scaled(fresh_state(config))
+    other.restore(captured)
+    assert differences(other.capture(), state.capture()) == []
+    other.restore({**captured, "scaler": {}})  # trained so far on a device that needs no scaler
+    assert other.scaler.get_scale() == 2.0**11
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_halved(store, monkeypatch):
+    config = small_config()
+    state = scaled(fresh_state(config))
+    first, second = batches(config, store, 2)
+    train_step(state, first, config)
+    before = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+    monkeypatch.setattr(state.scaler, "scale", lambda loss: loss * float("inf"))
+    train_step(state, second, config)
+    assert differences(dict(state.model.named_parameters()), before) == []
+    assert state.scaler.get_scale() == 2.0**9
+    assert state.step == 2
 
 
 def test_weights_depend_on_the_seed_alone():
