@@ -17,7 +17,7 @@ import torch
 
 from detection3d.config import Config
 from detection3d.config_file import dump_config, load_config
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from detection3d.files import locked, remove_unfinished, replace_file
 
 # What may differ when a run goes on: none of it changes the steps still to come.
@@ -98,7 +98,12 @@ def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
 
 def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int) -> None:
     """Note what this start of the run runs on."""
-    starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
+    try:
+        starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
+    except ValueError as error:
+        raise DataError(
+            folder.provenance, f"not JSON ({error}); delete it to go on without the earlier starts"
+        ) from error
     starts.append({"step": step, "seed": config.seed, **describe_environment(device)})
     replace_file(folder.provenance, json.dumps(starts, indent=2).encode())
 

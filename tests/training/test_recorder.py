@@ -43,6 +43,15 @@ def test_what_an_interrupted_run_logged_past_its_checkpoint_is_taken_back(tmp_pa
     assert [event.step for event in board.Scalars("loss/box")] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_bytes_that_are_no_text_are_left_out_as_a_line_cut_off(tmp_path):
+    folder = RunFolder(tmp_path)
+    record(folder, 0, 2)
+    with folder.metrics.open("ab") as file:
+        file.write(b'\xff\xfe{"step": 3\n')  # what a failing disk may leave
+    record(folder, 2, 3)
+    assert [row["step"] for row in read_metrics(folder.metrics)] == [1, 2, 3]
+
+
 def test_files_of_one_second_are_read_in_the_order_they_were_written(tmp_path, monkeypatch):
     # The counter in the names is of the process: where it reaches 10, its file would sort before that of 9.
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(9))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detection3d.config_file import load_config
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
 from detection3d.training import run_folder
 from detection3d.training.run_folder import add_provenance, open_run
 from tests.small_run import small_config
@@ -103,6 +103,13 @@ def test_each_start_adds_its_provenance(tmp_path):
     starts = json.loads(folder.provenance.read_text())
     assert [(start["step"], start["seed"]) for start in starts] == [(0, 5), (3, 5)]
     assert starts[0]["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_a_damaged_provenance_is_named(tmp_path):
+    with open_run(tmp_path, small_config()) as folder:
+        folder.provenance.write_text("{")
+        with pytest.raises(DataError, match=r"provenance.json: not JSON .*; delete it to go on without"):
+            add_provenance(folder, small_config(), torch.device("cpu"), 0)
 
 
 def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
