@@ -45,9 +45,11 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
 _USUAL_ERRORS = {
     errno.ENOENT: "check the path",
     errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EEXIST: "a file stands where a folder is expected",
     errno.ENOTDIR: "a file stands where a folder is expected",
+    errno.ENAMETOOLONG: "choose a shorter one",
     errno.EISDIR: "a folder stands where a file is expected",
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",

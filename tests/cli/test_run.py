@@ -22,6 +22,8 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
         (KeyboardInterrupt(), 130, "error: interrupted; what was finished before is intact\n"),
         (OSError(errno.ENOSPC, "full", "d"), 1, "error: d: full; the disk is full; free some space and run the same "),
         (FileExistsError(errno.EEXIST, "File exists", "d"), 1, "error: d: File exists; a file stands where a folder"),
+        (PermissionError(errno.EPERM, "Not permitted", "d"), 1, "error: d: Not permitted; check the permissions\n"),
+        (OSError(errno.ENAMETOOLONG, "Too long", "d"), 1, "error: d: Too long; choose a shorter one\n"),
         (ModuleNotFoundError("no", name="torch"), 1, "error: torch is not installed; this tool needs it: pip install"),
     ],
 )
