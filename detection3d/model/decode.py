@@ -1,5 +1,6 @@
 """From the heads' maps to boxes: the best cells of each frame, then rotated non-maximum suppression by class."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,7 @@ def boxes_at(outputs: HeadOutputs, cells: Tensor, config: Config) -> Tensor:
     centre = grid.to_metres(corner + 0.5 + box[..., :2])
     size = torch.exp(box[..., 3:6].clamp(max=LARGEST_LOG_SIZE))
     heading = torch.atan2(sine, cosine).unsqueeze(-1)
+    heading = torch.where(heading >= math.pi, -math.pi, heading)  # atan2 gives both ends, headings have one
     return torch.cat([centre, box[..., 2:3], size, heading], dim=-1)
 
 

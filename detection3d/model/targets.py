@@ -33,7 +33,7 @@ def build_targets(labels: BoxLabels, config: Config) -> Targets:
     limits = torch.tensor([grid.width, grid.height], device=device)
     inside = ((cell >= 0) & (cell < limits)).all(dim=-1)
     valid = (classes >= 0) & inside & (labels.num_points >= config.loss.min_points)
-    column, row = (cell * valid.unsqueeze(-1)).to(torch.int64).unbind(-1)
+    column, row = torch.where(valid.unsqueeze(-1), cell, 0.0).to(torch.int64).unbind(-1)
 
     size = labels.boxes[..., 3:6].clamp(min=MIN_SIZE)
     heading = labels.boxes[..., 6]

@@ -150,6 +150,40 @@ def test_the_best_of_two_overlapping_boxes_stays(config: Config) -> None:
     assert len(decode(outputs, config).scores) == 1
 
 
+@pytest.mark.parametrize(("sine", "cosine"), [(0.0, -1.0), (-0.0, -1.0), (1e-9, -1.0)])
+def test_headings_never_reach_pi(config: Config, sine: float, cosine: float) -> None:
+    orientation = torch.tensor([sine, cosine]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
+    outputs = HeadOutputs(torch.zeros(1, 3, 16, 16), torch.zeros(1, 6, 16, 16), orientation)
+    heading = float(boxes_at(outputs, torch.zeros(1, 1, dtype=torch.int64), config)[0, 0, 6])
+    assert heading == pytest.approx(-math.pi)
+
+
+def test_an_object_without_a_place_is_no_target(config: Config) -> None:
+    labels = labels_of([[(1, [math.nan, 0.0, 0, 4, 2, 1.5, 0], 9), (1, [math.inf, 0.0, 0, 4, 2, 1.5, 0], 9)]])
+    targets = build_targets(labels, config)
+    assert not targets.valid.any()
+    assert targets.cell.tolist() == [[0, 0]]
+    assert targets.heatmap.max() == 0
+
+
+def test_each_class_has_its_own_suppression_and_the_best_come_first(config: Config) -> None:
+    """Two pairs that overlap by the same third: of vehicles both stay, of pedestrians one; scores go up by class."""
+    pair = [[0.1, 0.1, 0.7, 4.4, 1.9, 1.6, 0.0], [2.1, 0.1, 0.7, 4.4, 1.9, 1.6, 0.0]]
+    samples = [[(kind, box, 9) for kind in (1, 2) for box in pair]]
+    classes = [
+        item.model_copy(update={"nms_iou": limit}) for item, limit in zip(config.classes, (0.5, 0.2, 0.2), strict=True)
+    ]
+    apart = config.model_copy(update={"classes": tuple(classes)})
+    outputs = perfect_outputs(labels_of(samples), apart)
+    outputs.heatmap[0, 0][outputs.heatmap[0, 0] > 0] = torch.tensor([1.0, 2.0])
+    outputs.heatmap[0, 1][outputs.heatmap[0, 1] > 0] = torch.tensor([3.0, 4.0])
+    decoded = decode(outputs, apart)
+    assert decoded.classes.tolist() == [1, 0, 0]
+    torch.testing.assert_close(decoded.scores, torch.sigmoid(torch.tensor([4.0, 2.0, 1.0])))
+    few = apart.model_copy(update={"decode": apart.decode.model_copy(update={"max_detections": 2})})
+    assert decode(outputs, few).classes.tolist() == [1, 0]
+
+
 def test_limits_of_peaks_and_detections(config: Config) -> None:
     outputs = HeadOutputs(torch.zeros(2, 3, 16, 16), torch.full((2, 6, 16, 16), -3.0), torch.ones(2, 2, 16, 16))
     wide = load_config("tiny", ["model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]",
