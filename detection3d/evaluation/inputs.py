@@ -125,9 +125,10 @@ def _check_boxes(item: Detections | GroundTruth, side: str) -> int:
             "matcher hours; raise the detector's score threshold or tighten its NMS"
         )
     for index in np.flatnonzero(~np.isfinite(item.boxes).all(axis=1)):
+        found = isinstance(item, Detections)
+        advice = "look at the detector's weights and inputs" if found else "correct the label or leave it out"
         raise UserError(
-            f"{_where(item)}: box {index} of the {side} is not finite: {item.boxes[index].tolist()}; "
-            "a NaN in the detector's output is a defect of its weights or inputs"
+            f"{_where(item)}: box {index} of the {side} is not finite: {item.boxes[index].tolist()}; {advice}"
         )
     for index in np.flatnonzero(np.asarray(item.types) > max(ObjectType)):
         raise UserError(

@@ -69,9 +69,11 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     folder.mkdir(parents=True, exist_ok=True)
     with _progress(len(store)) as progress:
         detections = list(detect_store(detector, store, config, device, progress))
+    metrics = evaluate(
+        detections, truth
+    )  # before anything is replaced, so that a stop leaves the earlier results alone
     write_detections(folder / "detections.parquet", detections)
     write_ground_truth(folder / "ground_truth.parquet", truth)
-    metrics = evaluate(detections, truth)
     environment = describe_environment(device)
     provenance = {
         "run": str(run),

@@ -235,7 +235,9 @@ def test_unusable_detections_are_named(detections, message):
 
 
 def test_unusable_ground_truth_is_named():
-    with pytest.raises(UserError, match="frame segment at 0: box 0 of the ground truth is not finite"):
+    with pytest.raises(
+        UserError, match=r"frame segment at 0: box 0 of the ground truth is not finite: .*; correct the label"
+    ):
         evaluate([], [truth([box(NAN)])])
     with pytest.raises(UserError, match="difficulty level 3"):
         evaluate([], [truth([box(1)], levels=3)])
