@@ -45,6 +45,8 @@ def test_large_case_with_many_ties_agrees_with_the_transcription():
         pytest.param([[0.9], [0.8]], [0, -1], id="the better overlap wins"),
         pytest.param([[0.8], [0.9]], [-1, 0], id="whatever its place"),
         pytest.param([[0.8], [0.8]], [0, -1], id="the first one wins a tie"),
+        pytest.param([[0.7000004], [0.7000006]], [-1, 0], id="weights are millionths, rounded"),
+        pytest.param([[0.7000001], [0.7000004]], [0, -1], id="and a tie where they round alike"),
         pytest.param([[0.9, 0.8], [0.75, 0.3]], [1, 0], id="the sum decides, not the pair"),
         pytest.param([[0.69]], [-1], id="below the threshold"),
         pytest.param([[0.7]], [0], id="at the threshold, in float32"),

@@ -134,6 +134,14 @@ def test_a_stage_builds_one_map() -> None:
     assert len(tensor.maps) == 1
 
 
+def test_a_stage_of_other_voxels_has_a_map_of_its_own() -> None:
+    tensor = cloud(50, 4)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    shuffled = SparseTensor(tensor.features[order], tensor.indices[order], SHAPE, tensor.batch_size, tensor.maps)
+    layer = SubmanifoldConv3d(4, 4, (3, 3, 3), "s", TorchBackend()).double()
+    torch.testing.assert_close(layer(tensor).dense(), layer(shuffled).dense(), rtol=1e-12, atol=1e-12)
+
+
 def test_every_pair_is_found_once() -> None:
     tensor = cloud(250, 1, batch_size=3)
     plan = submanifold_map(tensor.indices, SHAPE, (3, 3, 3))
