@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,7 @@ class Recorder:
     def __init__(self, folder: RunFolder, first_step: int, total_steps: int) -> None:
         _truncate(folder.metrics, first_step)
         forget_conflicts(folder.conflict, first_step)
-        self._conflict = folder.conflict
+        self._path, self._conflict = folder.metrics, folder.conflict
         self._file = folder.metrics.open("a", encoding="utf-8")
         _wait_for_a_later_name(folder.tensorboard)
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
@@ -58,8 +59,12 @@ class Recorder:
         """Close the files and leave the terminal as it was."""
         if self._progress is not None:
             self._progress.stop()
-        self._file.close()
-        self._board.close()
+        for close in (self._file.close, self._board.close):
+            try:
+                close()
+            except OSError:
+                if error is None:  # else the first error tells, and what is left in a buffer fails like it
+                    raise
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
@@ -79,8 +84,9 @@ class Recorder:
         histograms = {} if purities is None else purities
         line: dict[str, Any] = {name: _finite(value) for name, value in values.items()}
         line |= {name: [_finite(share) for share in shares] for name, shares in histograms.items()}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        self._file.flush()
+        with _named(self._path):
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         for name, shares in histograms.items():
@@ -113,6 +119,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue  # only the last line of a killed run can be incomplete
     return rows
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say where writing failed, which the system, unlike at opening, does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,15 @@ def test_files_of_one_second_are_read_in_the_order_they_were_written(tmp_path, m
     record(folder, 3, 7)
     board = EventAccumulator(str(folder.tensorboard)).Reload()
     assert [event.step for event in board.Scalars("loss/box")] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_while_logging_names_the_log(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught, Recorder(folder, 0, 10) as recorder:
+        recorder.log(1, NUMBERS)
+    assert caught.value.filename == str(folder.metrics)
 
 
 def test_taking_back_survives_a_full_disk(tmp_path, monkeypatch):
