@@ -26,6 +26,8 @@ from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.types.tensors import Batch, BoxLabels, PackedPoints
 
+GRACE = 20  # seconds that a worker goes on after SIGTERM, should nobody end it before
+
 
 def build_loader(
     store: Store,
@@ -198,8 +200,10 @@ def _told_of_killed_workers(items: "Iterator[_Carrier]") -> "Iterator[_Carrier]"
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process alone answers it and then ends the workers.
+    # Ctrl-C, and SIGTERM from a cluster that wants its node back, reach every process. The training process alone
+    # answers them, for which it may need one more batch, and then ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
     end_with_parent()  # torch's own watch looks at the fork server, which the training process leaves behind
 
 

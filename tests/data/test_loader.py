@@ -1,5 +1,7 @@
 import itertools
+import multiprocessing
 import os
+import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -151,6 +153,16 @@ def test_a_killed_worker_is_told_in_words(store):
     deadly = DeadlyStore(store.root, ("a", "b"), np.array([4, 3]))
     with pytest.raises(UserError, match=r"a loader process was killed.*data\.workers"):
         list(evaluation_batches(deadly, batch_size=2, workers=1))
+
+
+def test_workers_that_are_asked_to_stop_still_deliver(store):
+    """A cluster sends SIGTERM to every process; the training process may need a batch to save what it has."""
+    batches = evaluation_batches(store, batch_size=1, workers=2)
+    seen = [next(batches).keys]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    seen += [batch.keys for batch in batches]
+    assert [key for keys in seen for key in keys] == [store.key(index) for index in range(FRAMES)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])

@@ -1,7 +1,9 @@
 """A run that is stopped in any way and started again ends in the same bits as one that never stopped."""
 
 import json
+import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,22 @@ def test_two_loader_processes_give_the_same_bits(command, straight, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(final_state(tmp_path / "run"), final_state(straight)) == []
+
+
+@pytest.mark.slow
+def test_a_cluster_that_stops_every_process_of_a_training_loses_no_step(command, straight, tmp_path):
+    run = tmp_path / "run"
+    command = [*command, "data.workers=2", "--output", str(run)]
+    with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
+        wait_for_step(process, run, 4)
+        os.killpg(process.pid, signal.SIGTERM)
+        started = time.monotonic()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command to go on" in errors
+    assert time.monotonic() - started < 15, "the workers are ended, not waited for"
+    assert group_ends(process.pid, seconds=10)
+    assert_goes_on_to_the_same_bits(command, run, straight)
 
 
 @pytest.mark.slow
