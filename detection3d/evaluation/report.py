@@ -87,6 +87,7 @@ def write_report(
     """
     config = MetricConfig() if config is None else config
     cutoff = best_cutoff(metrics)
+    shown = {row.shard.object_type for row in metrics.rows if is_of_interest(row)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -102,7 +103,7 @@ def write_report(
         by_range=_lines(metrics, "RANGE"),
         means=_mean_lines(metrics),
         curves=_precision_recall(metrics),
-        scenes=[_scene_picture(judge_scene(scene, cutoff, config)) for scene in scenes[:MAX_SCENES]],
+        scenes=[_scene_picture(judge_scene(scene, cutoff, config, shown)) for scene in scenes[:MAX_SCENES]],
         scene_count=len(scenes),
         cutoff=f"{cutoff:.2f}",
         legend={"FOUND": FOUND, "MISSED": MISSED, "RIGHT": RIGHT, "FALSE": FALSE, "EXCUSED": EXCUSED},

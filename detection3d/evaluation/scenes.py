@@ -4,6 +4,7 @@ The metrics match at a hundred score cutoffs; a picture needs one. It shows the 
 the metrics' own matcher, and objects of every difficulty level.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from detection3d.evaluation.ground_truth import GroundTruth, no_ground_truth, pr
 from detection3d.evaluation.matching import match_subset
 from detection3d.evaluation.metrics import MetricConfig, Metrics, type_overlaps
 from detection3d.evaluation.metrics_json import MEAN_TYPES
-from detection3d.types.scene import BoolArray, Detections, Float32Array, Frame
+from detection3d.types.scene import BoolArray, Boxes, Detections, Float32Array, Frame, ObjectType
 
 DEFAULT_CUTOFF = 0.3  # where there is no ground truth to choose one by
 
@@ -56,20 +57,27 @@ class JudgedScene:
     found: BoolArray
 
 
-def judge_scene(scene: Scene, cutoff: float, config: MetricConfig) -> JudgedScene:
+def judge_scene(
+    scene: Scene, cutoff: float, config: MetricConfig, types: Collection[ObjectType] = EVALUATED_TYPES
+) -> JudgedScene:
     """Match the detections of a scene that have at least a score.
 
     Args:
         scene: the frame and its detections.
         cutoff: the least score.
         config: the metrics' configuration, for the least overlap of a match.
+        types: of the objects to judge by; those of other types, which nobody looked for, are left out.
 
     Returns:
         What is right and what isn't.
     """
     frame, detections = scene.frame, scene.detections
     labelled = frame.labels is not None
-    truth = no_ground_truth(*frame.key) if frame.labels is None else prepare_ground_truth(frame.labels, *frame.key)
+    truth = (
+        no_ground_truth(*frame.key)
+        if frame.labels is None
+        else prepare_ground_truth(_of_types(frame.labels, types), *frame.key)
+    )
     overlaps = type_overlaps(detections, truth)
     matched = np.zeros(len(detections.boxes), np.bool_)
     found = np.zeros(len(truth), np.bool_)
@@ -90,6 +98,10 @@ def judge_scene(scene: Scene, cutoff: float, config: MetricConfig) -> JudgedScen
         truth=truth,
         found=found,
     )
+
+
+def _of_types(labels: Boxes, types: Collection[ObjectType]) -> Boxes:
+    return labels.select(np.isin(labels.types, list(types)))
 
 
 def best_cutoff(metrics: Metrics) -> float:

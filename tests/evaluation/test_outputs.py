@@ -96,6 +96,8 @@ def test_scene_is_judged_as_the_metrics_do():
     assert judged.matched.tolist() == [True, True, False, False]
     assert judged.excused.tolist() == [False, False, False, True]
     assert judged.found.tolist() == [True, True, False]
+    at_the_cutoff = judge_scene(SCENE, float(DETECTIONS.scores[2]), MetricConfig())
+    assert len(at_the_cutoff.scores) == 3
     above = judge_scene(SCENE, 0.85, MetricConfig())
     assert above.scores.tolist() == [np.float32(0.9)]
     assert above.found.tolist() == [True, False, False]
@@ -170,6 +172,17 @@ def test_report_without_ground_truth_detections_or_points(tmp_path):
     blind = Scene(SCENE.frame, found([]))
     page = report(tmp_path / "c.html", evaluate([], [truth([box(10)])]), [blind], "Blind", {})
     assert "0 found, 3 missed, 0 false" in page.text
+
+
+def test_signs_that_nobody_looked_for_are_not_missed(tmp_path):
+    signs = labels([box(10), box(20)], num_points=[9, 9], types=3)
+    for detections, caption in (
+        (found([]), "0 found, 0 missed, 0 false"),
+        (found([box(10)], types=3), "1 found, 1 missed, 0 false"),
+    ):
+        metrics = evaluate([detections], [prepare_ground_truth(signs, "segment", 0)])
+        page = report(tmp_path / "report.html", metrics, [Scene(frame(signs), detections)], "Signs", {})
+        assert caption in page.text
 
 
 def test_report_says_how_many_frames_it_leaves_out(tmp_path):
