@@ -65,8 +65,16 @@ def test_a_loss_scaler_changes_no_step_and_its_scale_is_restored(store):
     config = small_config("multitask.method={kind: gradnorm, then: graddrop}", "training.clip_norm=1")
     plain, state = fresh_state(config), scaled(fresh_state(config))
     for batch in batches(config, store, 3):
-        without, found = (train_step(either, batch, config).gradient_norm for either in (plain, state))
+        results = [train_step(either, batch, config) for either in (plain, state)]
+        without, found = (result.gradient_norm for result in results)
         torch.testing.assert_close(found, without, rtol=1e-6, atol=0)
+        told = [
+            either.fork.read_telemetry(result.loss_scale)
+            for either, result in zip((plain, state), results, strict=True)
+        ]
+        assert told[0] is not None
+        assert told[1] is not None
+        assert told[1].scalars() == pytest.approx(told[0].scalars(), rel=1e-4, abs=1e-6)
     captured = {"step": state.step, **state.capture()}
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(captured["model"][name], value, rtol=1e-5, atol=1e-6)
