@@ -61,9 +61,10 @@ def shortest_in_hull(gram: Tensor, iterations: int) -> Tensor:
     point = active.to(gram.dtype) / active.sum().clamp(min=1)
     for _ in range(iterations):
         slopes = gram @ point
-        best = torch.where(active, slopes, torch.inf).argmin()
-        worst = torch.where(point > 0, slopes, -torch.inf).argmax()
-        direction = vertices[best] - vertices[worst]
+        # Shape [1], since an index without dims would be read by the host.
+        best = torch.where(active, slopes, torch.inf).argmin(0, keepdim=True)
+        worst = torch.where(point > 0, slopes, -torch.inf).argmax(0, keepdim=True)
+        direction = (vertices[best] - vertices[worst])[0]
         curvature = direction @ gram @ direction
         step = torch.where(curvature > 0, -(slopes @ direction) / curvature, 0.0).clamp(min=0)
         point = point + torch.minimum(step, point[worst]) * direction

@@ -309,6 +309,18 @@ def test_zero_gradients(method: Method) -> None:
         torch.testing.assert_close(found, through_fork(method, gradients[[0, 2]]), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("method", METHODS, ids=METHOD_NAMES)
+def test_the_host_never_waits_for_the_device(method: Method) -> None:
+    # Tensors of the device "meta" have no values: whatever asks for one raises.
+    fork = TaskFork(("a", "b", "c"), method, telemetry_every=1, map_every=1).to("meta")
+    leaf = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
+    features = fork(leaf)
+    losses = fork.weigh({task: alias.square().mean() for task, alias in features.items()}, features)
+    sum(losses.values()).backward()
+    fork.update()
+    assert leaf.grad is not None
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
