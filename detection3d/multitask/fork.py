@@ -216,17 +216,19 @@ class TaskFork(nn.Module):
         Args:
             loss_scale: what a loss scaler multiplied the losses with.
         """
-        if self._learning_probe is None or self._learning_probe.grad is None or self._loss_sum is None:
+        if self._learning_probe is None or self._loss_sum is None:
+            return
+        loss_sum, self._loss_sum = self._loss_sum, torch.zeros_like(self._loss_sum)
+        if self._learning_probe.grad is None:  # no backward pass went through the fork: the backbone is frozen, say
             return
         ranks = current_ranks(self.process_group)  # what is learnt is the same on every rank, whatever `sync` says
         learning = self._learning_probe.grad / loss_scale**2
         if self.sync == "none":
             learning = ranks.sum(learning) / ranks.size
-        losses = ranks.sum(self._loss_sum) / ranks.size
+        losses = ranks.sum(loss_sum) / ranks.size
         with torch.no_grad():
             self.method.learn(learning, losses, self.state.tensors())
         self._learning_probe.grad = None
-        self._loss_sum = torch.zeros_like(self._loss_sum)
 
     def read_telemetry(self, loss_scale: float = 1.0) -> Telemetry | None:
         """Return what was measured since the last reading, None if nothing was; waits for the device.

@@ -204,6 +204,18 @@ def test_gradnorm_goes_on_from_a_checkpoint() -> None:
     assert {"fork.state.loss_weight", "fork.state.first_loss"} <= set(net.state_dict())
 
 
+def test_gradnorm_forgets_losses_of_steps_that_never_reached_the_backbone() -> None:
+    net, fresh = Net(GradNorm()), Net(GradNorm())
+    net.backbone.requires_grad_(False)
+    for number in range(3):
+        step(net, [inputs(number)])
+    net.backbone.requires_grad_(True)
+    seen = step(net, [inputs(3)])
+    assert net.fork.state.first_loss.tolist() == pytest.approx(list(seen.values()), rel=1e-12)
+    step(fresh, [inputs(3)])
+    assert torch.equal(net.fork.state.loss_weight, fresh.fork.state.loss_weight)
+
+
 def test_gradnorm_with_graddrop_drops_signs_of_weighed_gradients() -> None:
     weights = torch.tensor([0.2, 0.3, 2.5], dtype=torch.float64)
     net, plain = Net(GradNorm(then=GradDrop())), Net(GradDrop())
