@@ -22,7 +22,7 @@ class PCGrad(Weighting):
         """Return the column sums of C."""
         tasks = len(gram)
         draws = uniform_from_words((tasks, tasks), context.words, context.step)
-        order = draws.argsort(dim=1)
+        order = draws.argsort(dim=1, stable=True)  # equal draws in the same order on every device
         if (kernels := kernels_for(gram)) is not None:
             return kernels.projected_sum(gram, order)
         return projected_coefficients(gram, order).sum(0)
