@@ -24,7 +24,7 @@ def draw(
     if count == 0:
         return result
     mode = _FLAT if sample_index is None else _BY_SAMPLE
-    places = sample_index
+    places = None if sample_index is None else sample_index.contiguous()
     if index is not None:
         mode, places = _BY_INDEX, index.contiguous()
     a_sample = count if sample_index is None else count // shape[0]
@@ -193,7 +193,7 @@ def _averse(result, gram_at, tasks, C: tl.constexpr, ITERATIONS: tl.constexpr, N
     # A constant: as an argument it would come in float32.
     pull = C * tl.sqrt(tl.maximum(tl.sum(with_mean, 0) / tasks, 0.0))
     logits = tl.where(inside, 0.0, float("-inf")).to(tl.float64)
-    simplex = tl.where(inside, 1.0 / tasks, 0.0).to(tl.float64)
+    simplex = tl.where(inside, tl.full((), 1.0, tl.float64) / tasks, 0.0)
     best = simplex
     lowest = tl.full((), float("inf"), tl.float64)
     for turn in range(ITERATIONS):
