@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from detection3d.multitask.arithmetic import gram_matrix, plain_sum, weighted_sum
@@ -157,8 +156,3 @@ class Weighting(Method):
 def ones(gradients: Tensor) -> Tensor:
     """Return 1 for each task, [K, 1, ...] with as many dims as the gradients."""
     return gradients.new_ones((len(gradients),) + (1,) * (gradients.ndim - 1))
-
-
-def finite(values: Tensor) -> Tensor:
-    """Return whether all of `values` are finite, a bool scalar on the device."""
-    return torch.isfinite(values).all()
