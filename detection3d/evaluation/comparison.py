@@ -233,6 +233,17 @@ class Comparison:
         return {run.seed: run.final.mean(metric) - base[run.seed] for run in runs if run.seed in base}
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """Methods that changed nothing: each run has the very scores of the baseline's with the same seed."""
+        base = {run.seed: run for run in self.method(self.baseline).runs}
+        names = []
+        for item in self.methods:
+            pairs = [(run, base[run.seed]) for run in item.runs if run.seed in base]
+            if item.name != self.baseline and pairs and all(ours.final == theirs.final for ours, theirs in pairs):
+                names.append(item.name)
+        return tuple(names)
+
+    @property
     def complete(self) -> bool:
         """Whether every planned final run is there."""
         return not any(method.missing for method in self.methods)

@@ -56,6 +56,11 @@ def warnings(comparison: Comparison) -> list[str]:
             f"not converged, mean AP moved by {100 * CONVERGED:g} points or more over the last quarter of the schedule:"
             f" {', '.join(moving)}"
         )
+    if comparison.idle:
+        lines.append(
+            f"every run gave the very scores of {comparison.baseline}'s, so the settings were such that the method never"
+            f" acted: {', '.join(comparison.idle)}"
+        )
     if len(comparison.seeds) < 2:
         lines.append("one seed: without a second one no interval can be given, and no difference shown")
     return lines

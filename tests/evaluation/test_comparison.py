@@ -56,6 +56,15 @@ def test_without_early_evaluation_nothing_is_said_of_convergence():
     assert replace(method("sum", BASE), runs=runs).convergence is None
 
 
+def test_a_method_that_never_acted_is_told_apart_from_one_without_effect():
+    almost = dict(BASE) | {3: BASE[3] + 1e-6}
+    found = comparison(method("sum", BASE), method("clipping", BASE), method("graddrop", almost), method("mgda", {}))
+    assert found.idle == ("clipping",)
+    (warning,) = [line for line in text.warnings(found) if "never" in line]
+    assert warning.endswith("never acted: clipping")
+    assert NOTHING.idle == ()
+
+
 @pytest.mark.parametrize(
     ("scores", "chosen", "at_edge"),
     [
@@ -116,7 +125,7 @@ def test_a_larger_mean_alone_is_called_no_gain():
 
 def test_warnings_tell_what_is_missing():
     failed = FailedRun(0.2, 3, "a loss is not finite", "runs/a/log.txt")
-    partial = {seed: BASE[seed] for seed in (0, 1)}
+    partial = {seed: shifted(0.0)[seed] for seed in (0, 1)}
     found = comparison(
         method("sum", BASE, early=0.02),
         method("graddrop", partial, failed=(failed,), grid=(0.6, 0.5, 0.4)),
