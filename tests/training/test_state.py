@@ -79,6 +79,7 @@ def test_a_loss_scaler_changes_no_step_and_its_scale_is_restored(store):
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(captured["model"][name], value, rtol=1e-5, atol=1e-6)
     assert captured["scaler"]["scale"] == 2.0**11
+    assert not torch.equal(captured["model"]["fork.state.loss_weight"], torch.ones(3, dtype=torch.float64)), "it learns"
     other = scaled(fresh_state(config))
     other.restore(captured)
     assert differences(other.capture(), state.capture()) == []
