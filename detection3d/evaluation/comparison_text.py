@@ -58,8 +58,8 @@ def warnings(comparison: Comparison) -> list[str]:
         )
     if comparison.idle:
         lines.append(
-            f"every run gave the very scores of {comparison.baseline}'s, so the settings were such that the method never"
-            f" acted: {', '.join(comparison.idle)}"
+            f"every run gave the very scores of {comparison.baseline}'s, so with these settings the method never acted:"
+            f" {', '.join(comparison.idle)}"
         )
     if len(comparison.seeds) < 2:
         lines.append("one seed: without a second one no interval can be given, and no difference shown")
