@@ -19,9 +19,11 @@ from detection3d.data.synthetic.noise import derive_key
 from detection3d.data.synthetic.rigs import RigConfig
 from detection3d.data.synthetic.scene import SceneConfig
 from detection3d.data.waymo.records import RecordWriter, index_records
-from detection3d.errors import UserError
+from detection3d.errors import DataError, UserError
+from detection3d.files import locked, replace_file
 
 SETTINGS_FILE = "synthetic.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def write_segments(
     """Write `segment-<context>_with_camera_labels.tfrecord` files.
 
     The bytes follow from the settings alone, whatever the number of workers. A file appears when it is complete;
-    files that are there are left as they are.
+    whole files that are there are left as they are, and what a killed run left half-written is removed.
 
     Args:
         output: folder, made if need be.
@@ -85,17 +87,29 @@ def write_segments(
         The reports, in the order of the segments.
 
     Raises:
-        UserError: a number is out of range, the folder holds segments of other settings, or a worker was killed.
+        UserError: a number is out of range, the folder holds segments of other settings, another run writes into it,
+            or a worker was killed.
     """
     scene = scene or SceneConfig()
     _check(segments, frames, seed, interval, workers)
     output.mkdir(parents=True, exist_ok=True)
-    _claim(output, {"seed": seed, "frames": frames, "interval": interval, "rig": rig.name, "scene": asdict(scene)})
     jobs = []
     for index in range(segments):
         own = derive_key(seed, index)
         path = output / f"segment-{context_name(own)}_with_camera_labels.tfrecord"
         jobs.append(_Job(path, own, frames, rig, scene, interval))
+    settings = {"seed": seed, "frames": frames, "interval": interval, "rig": rig.name, "scene": asdict(scene)}
+    refusal = f"{output}: another run is writing segments into it; wait for it or choose another folder"
+    with locked(output / _LOCK, refusal):
+        _claim(output, settings)
+        for partial in output.glob("segment-*.partial"):
+            partial.unlink()
+        return _write_missing(jobs, workers, on_segment)
+
+
+def _write_missing(
+    jobs: list[_Job], workers: int | None, on_segment: Callable[[SegmentReport], None]
+) -> list[SegmentReport]:
     reports: dict[Path, SegmentReport] = {}
 
     def note(report: SegmentReport) -> None:
@@ -104,7 +118,7 @@ def write_segments(
 
     open_jobs = []
     for job in jobs:
-        if job.path.exists() and len(index_records(job.path)) == frames:
+        if _is_whole(job):
             note(SegmentReport(job.path, (), 0.0))
         else:
             open_jobs.append(job)
@@ -116,6 +130,13 @@ def write_segments(
     else:
         _write_side_by_side(open_jobs, workers, max(1, cores // workers), note)
     return [reports[job.path] for job in jobs]
+
+
+def _is_whole(job: _Job) -> bool:
+    try:
+        return job.path.exists() and len(index_records(job.path)) == job.frames
+    except DataError:
+        return False  # cut short by a copy or a failing disk; the settings give the same bytes again
 
 
 def _write(job: _Job, stop: Event | None = None) -> SegmentReport:
@@ -179,9 +200,7 @@ def _claim(output: Path, settings: dict[str, object]) -> None:
     path = output / SETTINGS_FILE
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        partial.replace(path)
+        replace_file(path, text.encode())
     elif path.read_text() != text:
         raise UserError(
             f"{output} holds segments of other settings ({path.name} there says which); choose another folder, or "

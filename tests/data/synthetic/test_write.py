@@ -25,7 +25,7 @@ def _small_rig() -> RigConfig:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
 
 
 def test_one_worker_and_two_write_the_same_bytes(tmp_path: Path) -> None:
@@ -70,7 +70,29 @@ def test_an_interrupted_segment_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(write, "record_segment", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_segments(tmp_path, 1, 2, 3, _small_rig())
-    assert [path.name for path in tmp_path.iterdir()] == ["synthetic.json"]
+    assert list(_contents(tmp_path)) == ["synthetic.json"]
+
+
+def test_what_a_killed_run_left_is_removed_and_a_cut_file_written_again(tmp_path: Path) -> None:
+    (report,) = write_segments(tmp_path, 1, 1, 3, _small_rig())
+    whole = _contents(tmp_path)
+    os.truncate(report.path, report.path.stat().st_size - 5)
+    report.path.with_name(f"{report.path.name}.123.partial").write_bytes(b"half")
+    (again,) = write_segments(tmp_path, 1, 1, 3, _small_rig())
+    assert not again.skipped
+    assert _contents(tmp_path) == whole
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
+    refusals = []
+
+    def write_too(_: object) -> None:
+        with pytest.raises(UserError, match="another run is writing segments into it"):
+            write_segments(tmp_path, 1, 1, 3, _small_rig())
+        refusals.append(True)
+
+    write_segments(tmp_path, 1, 1, 3, _small_rig(), on_segment=write_too)
+    assert refusals == [True]
 
 
 class DeadlyRig:
