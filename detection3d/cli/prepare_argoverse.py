@@ -22,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_options(parser, "a log's folder (it holds sensors/lidar), or a folder of logs")
     options = parser.parse_args(arguments)
-    return prepare_and_report(find_sources(options.input), options, (1, 2))
+    sources = find_sources(options.input)
+    for source in sources:
+        for line in _shortcomings(source.path):
+            print(f"note: {source.name}: {line}", file=sys.stderr)
+    return prepare_and_report(sources, options, (1, 2))
 
 
 def find_sources(path: Path) -> "list[Source]":
@@ -40,6 +44,15 @@ def find_sources(path: Path) -> "list[Source]":
     if not logs:
         raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
     return [Source(log_name(log), log, read_log) for log in logs]
+
+
+def _shortcomings(log: Path) -> list[str]:
+    """Say what a log lacks that it can be prepared without."""
+    files = {
+        "city_SE3_egovehicle.feather": "its poses become the identity and its velocities 0",
+        "annotations.feather": "its frames have no labels, so they can't be trained on",
+    }
+    return [f"has no {name}; {effect}" for name, effect in files.items() if not (log / name).exists()]
 
 
 def entry() -> None:

@@ -46,6 +46,14 @@ def find_sources(path: Path) -> "list[Source]":
     if not records:
         found = f"{len(files)} other files, such as {files[0].name}" if files else "it is empty"
         raise UserError(f"{path}: no .tfrecord file in it ({found}); give the folder of the Waymo v1 files")
+    # Such as .tfrecord.gz, or .tfrecord_.gstmp of a download that was interrupted: a part of the data would be missed.
+    passed_over = [file for file in files if ".tfrecord" in file.name and file.suffix != ".tfrecord"]
+    if passed_over:
+        print(
+            f"note: {len(passed_over)} files are passed over, as their names don't end in .tfrecord: "
+            f"{passed_over[0].name}{' ...' if len(passed_over) > 1 else ''}; unpack them or get them again",
+            file=sys.stderr,
+        )
     return [Source(file.relative_to(path).as_posix(), file, read_segment) for file in records]
 
 

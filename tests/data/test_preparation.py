@@ -327,6 +327,13 @@ def test_no_tfrecord_among_other_files(tmp_path, capfd):
     assert "(1 other files, such as notes.txt)" in capfd.readouterr().err
 
 
+def test_files_that_are_nearly_tfrecords_are_named(tmp_path, capfd):
+    for name in ("a.tfrecord", "b.tfrecord_.gstmp", "LICENSE"):
+        (tmp_path / name).write_text("")
+    assert [source.name for source in prepare_waymo.find_sources(tmp_path)] == ["a.tfrecord"]
+    assert capfd.readouterr().err.startswith("note: 1 files are passed over, as their names don't end in .tfrecord: b.")
+
+
 def test_a_file_that_is_no_tfrecord_is_listed(tmp_path, capfd):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tfrecord").write_text("this is not a record")
@@ -335,9 +342,14 @@ def test_a_file_that_is_no_tfrecord_is_listed(tmp_path, capfd):
     assert "a.tfrecord: not a TFRecord file" in capfd.readouterr().err
 
 
-def test_the_argoverse_tool(tmp_path, shared):
+def test_the_argoverse_tool(tmp_path, shared, capfd):
     source = shared / "real" / "argoverse2"
     assert run(prepare_argoverse.main, ["--input", str(source), "--output", str(tmp_path), "--workers", "1"]) == 0
+    note = (
+        "note: adcf7d18-0510-35b0-a2fa-b4cea13a6d76: has no city_SE3_egovehicle.feather; its poses become the identity"
+    )
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(note)
     assert len(Store.open(tmp_path)) == 3
     records = json.loads((tmp_path / "manifest.json").read_text())["segments"]
     names = [SegmentRecord.model_validate(record).source.name for record in records]
