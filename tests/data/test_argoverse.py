@@ -162,6 +162,10 @@ def test_all_categories_have_a_type() -> None:
     vehicles = {name for name, kind in CATEGORY_TYPES.items() if kind == ObjectType.VEHICLE}
     assert {"MOTORCYCLE", "MOTORCYCLIST", "VEHICULAR_TRAILER"} <= vehicles
     assert not {"RAILED_VEHICLE", "BICYCLE", "BICYCLIST"} & vehicles
+    cyclists = {name for name, kind in CATEGORY_TYPES.items() if kind == ObjectType.CYCLIST}
+    pedestrians = {name for name, kind in CATEGORY_TYPES.items() if kind == ObjectType.PEDESTRIAN}
+    assert cyclists == {"BICYCLIST"}
+    assert pedestrians == {"PEDESTRIAN", "OFFICIAL_SIGNALER", "WHEELED_RIDER"}
 
 
 @pytest.mark.parametrize(
