@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from detection3d.errors import UserError
 
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
+_OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -39,6 +40,13 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         _complain(f"{where}{error.strerror}; {_USUAL_ERRORS[error.errno]}")
+    except RuntimeError as error:
+        if type(error).__name__ != _OUT_OF_MEMORY:
+            raise
+        reason = str(error).split(". ")[0]
+        _complain(
+            f"{reason}; use a smaller training.batch_size, or end what else runs on the GPU. Checkpoints are intact"
+        )
     return 1
 
 

@@ -1,6 +1,7 @@
 import errno
 
 import pytest
+import torch
 
 from detection3d.cli.run import run
 from detection3d.errors import DataError, UserError
@@ -25,6 +26,11 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
         (PermissionError(errno.EPERM, "Not permitted", "d"), 1, "error: d: Not permitted; check the permissions\n"),
         (OSError(errno.ENAMETOOLONG, "Too long", "d"), 1, "error: d: Too long; choose a shorter one\n"),
         (ModuleNotFoundError("no", name="torch"), 1, "error: torch is not installed; this tool needs it: pip install"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            1,
+            "error: CUDA out of memory; use a smaller training.batch_size",
+        ),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(capsys, error, status, message):
@@ -35,7 +41,8 @@ def test_what_the_user_can_put_right_is_one_line(capsys, error, status, message)
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("x"), OSError(errno.EIO, "bad"), ModuleNotFoundError("no", name="detection3d.gone")]
+    "error",
+    [KeyError("x"), RuntimeError("x"), OSError(errno.EIO, "bad"), ModuleNotFoundError("no", name="detection3d.gone")],
 )
 def test_our_own_defects_keep_their_traceback(capsys, error):
     with pytest.raises(type(error)):
