@@ -7,7 +7,7 @@ from pyarrow import feather
 
 from detection3d.cli.prepare_argoverse import find_sources
 from detection3d.data.argoverse import CATEGORY_TYPES, read_log
-from detection3d.data.argoverse_tracks import Poses
+from detection3d.data.argoverse_tracks import Poses, Tracks
 from detection3d.errors import DataError
 from detection3d.geometry.host.boxes import count_points_in_boxes
 from detection3d.types.scene import Boxes, Lidar, ObjectType
@@ -155,6 +155,15 @@ def test_poses_between_quaternions_of_opposite_sign() -> None:
     assert yaw == pytest.approx(0.01, abs=1e-9)
     with pytest.raises(DataError, match="p, record 1: isn't a rotation"):
         Poses.from_quaternions(Path("p"), np.array([0, 100]), quaternions * [[1], [2]], np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(("gap_ns", "speed"), [(250_000_000, 4.0), (250_000_001, 0.0)])
+def test_a_velocity_over_a_wide_gap_is_not_guessed(gap_ns: int, speed: float) -> None:
+    times = np.array([0, gap_ns])
+    poses = Poses.from_quaternions(Path("p"), times, np.array([[1.0, 0, 0, 0]] * 2), np.zeros((2, 3)))
+    centres = np.array([[0.0, 0, 0], [1.0, 0, 0]])
+    velocity = Tracks(times, ("car", "car"), centres).velocities(poses)
+    np.testing.assert_allclose(velocity, [[speed, 0, 0]] * 2)
 
 
 def test_all_categories_have_a_type() -> None:
