@@ -5,24 +5,20 @@ gradients at once and returns the one that the method makes of them. So a traini
 head and the backbone are traversed once.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from detection3d.multitask.arithmetic import stack_gradients
 from detection3d.multitask.checks import FlowCheck, check_flow
-from detection3d.multitask.conflict_map import ConflictMap, map_probe_size, map_shape, measure_map, read_conflict_map
+from detection3d.multitask.conflict_map import ConflictMap, map_probe_size, map_shape, read_conflict_map
 from detection3d.multitask.draw import stream_words
-from detection3d.multitask.method import Context, Method
-from detection3d.multitask.positions import Cells, build_positions
+from detection3d.multitask.fork_function import ForkFunction, Plan
+from detection3d.multitask.method import Method
+from detection3d.multitask.positions import Cells
 from detection3d.multitask.ranks import Ranks, Sync, current_ranks
-from detection3d.multitask.telemetry import Telemetry, measure, probe_size, read
+from detection3d.multitask.telemetry import Telemetry, probe_size, read
 
 
 class TaskFork(nn.Module):
@@ -150,7 +146,7 @@ class TaskFork(nn.Module):
             return dict.fromkeys(self.tasks, shared)
         if self.method.marginalize == "coordinates" and cells is None:
             raise ValueError('marginalize "coordinates" needs the place of each row: fork(shared, cells=Cells.of(...))')
-        plan = _Plan(
+        plan = Plan(
             self.tasks,
             self.method,
             self._words,
@@ -159,7 +155,7 @@ class TaskFork(nn.Module):
             FlowCheck(shared, self.tasks) if self.debug else None,
         )
         # The step is copied, so that a set_step between forward and backward changes nothing of this pass.
-        aliases = _Fork.apply(
+        aliases = ForkFunction.apply(
             shared,
             self._learning_probe,
             self._telemetry_probe if self._measuring else None,
@@ -310,84 +306,3 @@ class _State(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         return {**dict(self.named_buffers()), **dict(self.named_parameters())}
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What the backward pass needs beside tensors, which autograd saves."""
-
-    tasks: tuple[str, ...]
-    method: Method
-    words: tuple[int, int]
-    ranks: Ranks
-    cell_count: int
-    check: FlowCheck | None
-
-    def context(self, step: Tensor, sample_index: Tensor | None, cell_index: Tensor | None) -> Context:
-        cells = None if cell_index is None else Cells(cell_index, self.cell_count)
-        positions = build_positions(self.method.marginalize, self.method.channel_dim, cells)
-        return Context(self.tasks, self.words, step, positions, self.ranks, sample_index)
-
-
-class _Fork(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        activation: Tensor,
-        learning_probe: Tensor | None,
-        telemetry_probe: Tensor | None,
-        map_probe: Tensor | None,
-        step: Tensor,
-        sample_index: Tensor | None,
-        cell_index: Tensor | None,
-        plan: _Plan,
-    ) -> tuple[Tensor, ...]:
-        # `.data` gives each alias a version counter of its own, which tells in backward which head wrote into it. A
-        # view or `.detach()` would share the activation's counter. torch.compile takes nothing but `.detach()`: aliases
-        # made with `.data` of a graph's own input have no gradient there.
-        compiling = torch.compiler.is_compiling()
-        aliases = tuple(activation.detach() if compiling else activation.data for _ in plan.tasks)
-        ctx.save_for_backward(activation, step, sample_index, cell_index, *aliases)
-        ctx.plan = plan
-        ctx.measuring = telemetry_probe is not None
-        ctx.mapping = map_probe is not None
-        if plan.check is not None:
-            ctx.set_materialize_grads(False)  # to tell a gradient of zeros from none
-        return aliases
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *alias_gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        # A task whose loss doesn't depend on its alias (no objects, say) arrives here as zeros, in its own place.
-        plan: _Plan = ctx.plan
-        try:
-            activation, step, sample_index, cell_index, *_ = ctx.saved_tensors
-        except RuntimeError as error:
-            raise RuntimeError(_explain(error, plan.tasks)) from error
-        if plan.check is not None:
-            plan.check.receive(alias_gradients)
-        gradients = stack_gradients(alias_gradients)
-        context = plan.context(step, sample_index, cell_index)
-        combination = plan.method.combine(gradients, activation, context)
-        numbers = measure(gradients, combination, activation, context) if ctx.measuring else None
-        numbers_of_map = measure_map(gradients, plan.method.channel_dim, plan.ranks) if ctx.mapping else None
-        result = combination.gradient.to(activation.dtype)
-        if plan.check is not None:
-            plan.check.give_back(result)
-        return result, combination.learning, numbers, numbers_of_map, None, None, None, None
-
-
-def _explain(error: RuntimeError, tasks: tuple[str, ...]) -> str:
-    """Say which head wrote into the fork's features, from autograd's message about a saved tensor."""
-    if "modified by an inplace operation" not in str(error):
-        return str(error)
-    output = re.search(r"which is output (\d+) of _Fork", str(error))
-    if output is None:
-        return (
-            "the shared features were modified in place after the fork, so the gradients of "
-            f"{', '.join(tasks)} are wrong; make the operation that follows the fork out of place"
-        )
-    return (
-        f'the head "{tasks[int(output.group(1))]}" modified its features in place, and with them those of the others; '
-        "make its first operation out of place, such as ReLU(inplace=False)"
-    )

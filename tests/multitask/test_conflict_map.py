@@ -80,9 +80,8 @@ def test_channels_may_come_last() -> None:
 
 def test_only_every_nth_step_is_mapped_and_the_rest_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(
-        "detection3d.multitask.fork.measure_map", lambda *arguments: calls.append(step) or measure_map(*arguments)
-    )
+    patched = "detection3d.multitask.fork_function.measure_map"
+    monkeypatch.setattr(patched, lambda *arguments: calls.append(step) or measure_map(*arguments))
     fork = TaskFork(TASKS, GradDrop(), telemetry_every=1, map_every=3)
     for step in range(1, 8):
         fork.set_step(step)
