@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detection3d.multitask.fused import kernels_for
+from detection3d.multitask.fused import solvers_for
 from detection3d.multitask.method import Context, Weighting
 
 CANCELLED = 1e-4
@@ -53,7 +53,7 @@ class CAGrad(Weighting):
 
     def _solve(self, gram: Tensor, mean_norm: Tensor) -> Tensor:
         """Return w, float64 [K]."""
-        if (kernels := kernels_for(gram)) is not None:
+        if (kernels := solvers_for(gram)) is not None:
             return kernels.conflict_averse(gram, self.c, self.iterations)
         with_mean = gram.mean(1)
         simplex = torch.full_like(with_mean, 1 / len(gram))

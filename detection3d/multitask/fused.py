@@ -8,6 +8,14 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+MOST_TASKS = 64
+"""Gradients up to which the solvers' kernels keep their matrix in registers."""
+
+
+def solvers_for(gram: Tensor) -> ModuleType | None:
+    """Return `kernels_for` the products [K, K] of K gradients; None where there are too many of them."""
+    return kernels_for(gram) if len(gram) <= MOST_TASKS else None
+
 
 def kernels_for(tensor: Tensor) -> ModuleType | None:
     """Return `triton_kernels` where they can take this tensor, else None: then the same is done by torch operations."""

@@ -103,8 +103,9 @@ def sign_coefficients(
     """
     kernels = kernels_for(position_gradients) if position_gradients.dtype == torch.float32 else None
     share = leak[0] if len(leak) == 1 else None
-    if kernels is not None and isinstance(keep, Identity | Half) and isinstance(share, float):
-        return kernels.sign_coefficients(position_gradients, uniform, share, isinstance(keep, Identity))
+    known = type(keep) in (Identity, Half)  # a subclass may keep by a rule of its own
+    if kernels is not None and known and isinstance(share, float):
+        return kernels.sign_coefficients(position_gradients, uniform, share, type(keep) is Identity)
     keep_positive = uniform < keep(purity(position_gradients))
     kept = torch.where(keep_positive, position_gradients >= 0, position_gradients <= 0)
     masks = kept.to(position_gradients.dtype)

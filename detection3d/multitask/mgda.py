@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detection3d.multitask.fused import kernels_for
+from detection3d.multitask.fused import solvers_for
 from detection3d.multitask.method import Context, Weighting
 
 
@@ -54,7 +54,7 @@ def shortest_in_hull(gram: Tensor, iterations: int) -> Tensor:
     Returns:
         float64 [K], not negative, of sum 1; all 0 where every vector is 0.
     """
-    if (kernels := kernels_for(gram)) is not None:
+    if (kernels := solvers_for(gram)) is not None:
         return kernels.shortest_in_hull(gram, iterations)
     active = gram.diagonal() != 0
     vertices = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

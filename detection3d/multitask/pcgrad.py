@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from detection3d.multitask.draw import uniform_from_words
-from detection3d.multitask.fused import kernels_for
+from detection3d.multitask.fused import solvers_for
 from detection3d.multitask.method import Context, Weighting
 
 
@@ -23,7 +23,7 @@ class PCGrad(Weighting):
         tasks = len(gram)
         draws = uniform_from_words((tasks, tasks), context.words, context.step)
         order = draws.argsort(dim=1, stable=True)  # equal draws in the same order on every device
-        if (kernels := kernels_for(gram)) is not None:
+        if (kernels := solvers_for(gram)) is not None:
             return kernels.projected_sum(gram, order)
         return projected_coefficients(gram, order).sum(0)
 

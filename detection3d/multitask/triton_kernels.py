@@ -1,7 +1,8 @@
 """Triton kernels for what takes many small operations otherwise; the torch code beside each caller is the oracle.
 
 A training step at the fork is bound by the time to launch operations, not by the GPU: the draw takes some 40 of them,
-the choice of the sign 14, MGDA's solver hundreds. Each is one launch here, with the same bits where it says so.
+the choice of the sign 14, MGDA's solver hundreds. Each is one launch here, with the same bits where it says so. Triton
+launches on the current device, so each launch names that of its tensors.
 """
 # pyright: reportMissingImports=false, reportIndexIssue=false
 # Triton comes with torch's CUDA builds only, and its decorator is opaque to the type checker.
@@ -29,7 +30,8 @@ def draw(
         mode, places = _BY_INDEX, index.contiguous()
     a_sample = count if sample_index is None else count // shape[0]
     grid = (triton.cdiv(count, _BLOCK),)
-    _draw[grid](result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
+    with torch.cuda.device_of(result):
+        _draw[grid](result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
     return result
 
 
@@ -47,28 +49,32 @@ def sign_coefficients(position_gradients: Tensor, uniform: Tensor, leak: float, 
     positions = uniform.numel()
     if positions:
         grid = (triton.cdiv(positions, _BLOCK),)
-        _sign[grid](result, gradients, uniform.contiguous(), positions, leak, len(gradients), purity, _BLOCK)
+        with torch.cuda.device_of(result):
+            _sign[grid](result, gradients, uniform.contiguous(), positions, leak, len(gradients), purity, _BLOCK)
     return result
 
 
 def shortest_in_hull(gram: Tensor, iterations: int) -> Tensor:
     """Return what `mgda.shortest_in_hull` does, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
-    _hull[(1,)](result, gram.contiguous(), len(gram), iterations, _padded(len(gram)))
+    with torch.cuda.device_of(result):
+        _hull[(1,)](result, gram.contiguous(), len(gram), iterations, _padded(len(gram)))
     return result
 
 
 def projected_sum(gram: Tensor, order: Tensor) -> Tensor:
     """Return the column sums of `pcgrad.projected_coefficients`, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
-    _project[(1,)](result, gram.contiguous(), order.contiguous(), len(gram), _padded(len(gram)))
+    with torch.cuda.device_of(result):
+        _project[(1,)](result, gram.contiguous(), order.contiguous(), len(gram), _padded(len(gram)))
     return result
 
 
 def conflict_averse(gram: Tensor, c: float, iterations: int) -> Tensor:
     """Return the point on the simplex that `CAGrad` looks for, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
-    _averse[(1,)](result, gram.contiguous(), len(gram), c, iterations, _padded(len(gram)))
+    with torch.cuda.device_of(result):
+        _averse[(1,)](result, gram.contiguous(), len(gram), c, iterations, _padded(len(gram)))
     return result
 
 
@@ -126,8 +132,9 @@ def _sign(result, gradients, uniform, positions, leak, TASKS: tl.constexpr, PURI
         negative = tl.zeros((BLOCK,), tl.float32)
         for task in range(TASKS):
             gradient = tl.load(gradients + task * stride + place, mask=inside, other=0.0)
-            positive += tl.maximum(gradient, 0.0)
-            negative += tl.maximum(-gradient, 0.0)
+            # A NaN must reach the purity, as it does through torch's clamp.
+            positive += tl.maximum(gradient, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            negative += tl.maximum(-gradient, 0.0, propagate_nan=tl.PropagateNan.ALL)
         purity = tl.div_rn(1.0, 1.0 + tl.div_rn(negative, positive))
         probability = tl.where((positive == 0.0) & (negative == 0.0), 0.5, purity)
     keep_positive = tl.load(uniform + place, mask=inside, other=0.0) < probability
