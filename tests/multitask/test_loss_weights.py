@@ -123,9 +123,11 @@ def test_gradnorm_takes_no_notice_of_the_scale_of_losses_or_of_a_loss_scaler(fac
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_gradnorm_keeps_its_weights_at_an_overflow(bad: float) -> None:
+@pytest.mark.parametrize("steps", [0, 1])
+def test_gradnorm_keeps_its_state_at_an_overflow(bad: float, steps: int) -> None:
     net = Net(GradNorm())
-    step(net, [inputs()])
+    for number in range(steps):
+        step(net, [inputs(number)])
     before = copy.deepcopy(net.fork.state.state_dict())
     features = net.fork(net.backbone(inputs(1)))
     features["b"].register_hook(lambda gradient: gradient * bad)
