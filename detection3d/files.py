@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new one, never a part."""
+"""Writing files so that a reader sees the old content or the new one, never a part; and finding them."""
 
 import fcntl
 import os
@@ -63,3 +63,21 @@ def flush_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield all files and folders in `folder` and its subfolders, in order.
+
+    Links to folders are followed, unlike by `Path.rglob`: large data sets are often put together from links. A folder
+    that several ways lead to is entered once, so that a link to a folder above ends nowhere.
+    """
+    entered: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        for name in sorted([*folders, *files]):
+            yield Path(root, name)

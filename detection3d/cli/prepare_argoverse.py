@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from detection3d.cli.preparing import add_options, prepare_and_report
 from detection3d.cli.run import run
 from detection3d.errors import UserError
+from detection3d.files import walk
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Source
@@ -40,7 +41,7 @@ def find_sources(path: Path) -> "list[Source]":
 
     if not path.is_dir():
         raise UserError(f"{path}: there is no such folder; give the one that holds the Argoverse 2 logs")
-    logs = sorted(folder.parent.parent for folder in path.rglob("sensors/lidar") if folder.is_dir())
+    logs = sorted(folder for folder in (path, *walk(path)) if (folder / "sensors" / "lidar").is_dir())
     if not logs:
         raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
     return [Source(log_name(log), log, read_log) for log in logs]

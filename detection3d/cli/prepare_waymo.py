@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from detection3d.cli.preparing import add_options, prepare_and_report
 from detection3d.cli.run import run
 from detection3d.errors import UserError
+from detection3d.files import walk
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Source
@@ -41,7 +42,7 @@ def find_sources(path: Path) -> "list[Source]":
         return [Source(path.name, path, read_segment)]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such file or folder; give the one that holds the .tfrecord files")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in walk(path) if file.is_file())
     records = [file for file in files if file.suffix == ".tfrecord"]
     if not records:
         found = f"{len(files)} other files, such as {files[0].name}" if files else "it is empty"

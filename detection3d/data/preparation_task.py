@@ -11,6 +11,7 @@ from detection3d.data import store_manifest as layout
 from detection3d.data.store_manifest import LeftOut, SegmentRecord, SourceRecord, StoreSettings
 from detection3d.data.store_writer import SegmentWriter
 from detection3d.errors import DataError, UserError
+from detection3d.files import walk
 from detection3d.types.scene import Frame
 
 OUTPUT_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -37,7 +38,7 @@ class Source:
         Raises:
             OSError: it can't be looked at.
         """
-        paths = [path for path in self.path.rglob("*") if path.is_file()] if self.path.is_dir() else [self.path]
+        paths = [path for path in walk(self.path) if path.is_file()] if self.path.is_dir() else [self.path]
         states = [path.stat() for path in paths]
         latest = max((state.st_mtime_ns for state in states), default=0)
         return SourceRecord(name=self.name, size=sum(state.st_size for state in states), mtime_ns=latest)
