@@ -154,6 +154,8 @@ class TrainingConfig(Section):
     weight_decay: NonNegative = 0.01
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the steps up to the peak
     initial_divisor: Annotated[float, Field(gt=1)] = 10.0  # the first step's rate is the peak over this
+    final_divisor: Annotated[float, Field(gt=1)] = 1e5  # the lowest rate is the peak over this
+    tail: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps at the end that keep the lowest rate
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
@@ -161,6 +163,15 @@ class TrainingConfig(Section):
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _cycle_has_a_way_down(self) -> "TrainingConfig":
+        if self.warmup + self.tail >= 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and tail ({self.tail:g}) leave no steps in which the rate falls; their sum"
+                " must be below 1"
+            )
+        return self
 
 
 class DecodeConfig(Section):

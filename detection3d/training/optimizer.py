@@ -9,9 +9,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 from detection3d.config import TrainingConfig
 
 MOMENTUM = (0.85, 0.95)  # at the peak of the learning rate, and at both ends (Smith, arXiv 1803.09820)
-FINAL_DIVISOR = 1e4  # the last step's rate is the first one's over this
 BETA2 = 0.99
 SHORTEST_WARMUP = 1.5  # steps, so that the first one is never at the peak
+
+
+class CycleWithTail(OneCycleLR):
+    """One cycle, after which rate and momentum stay as its last step has them."""
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next step of the cycle."""
+        if self.last_epoch + 1 < self.total_steps:
+            super().step(epoch)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Optimization:
     """The optimiser and its schedule; both step once for each batch."""
 
     optimizer: torch.optim.AdamW
-    schedule: OneCycleLR
+    schedule: CycleWithTail
 
 
 def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization:
@@ -27,17 +35,19 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
     decaying = [weight for weight in model.parameters() if weight.requires_grad and weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.requires_grad and weight.ndim <= 1]
     groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    # OneCycleLR divides by the steps up to the peak, warmup * steps - 1, which is 0 for 10 steps at 0.1.
-    warmup = max(config.warmup, SHORTEST_WARMUP / config.steps) if config.steps > 1 else config.warmup
+    cycle = max(1, config.steps - round(config.tail * config.steps))
+    warmup = config.warmup * (config.steps / cycle)
+    # OneCycleLR divides by the steps up to the peak, warmup * cycle - 1, which is 0 for 10 steps at 0.1.
+    warmup = max(warmup, SHORTEST_WARMUP / cycle) if cycle > 1 else config.warmup
     on_cuda = decaying[0].is_cuda
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(MOMENTUM[1], BETA2), fused=on_cuda)
-    schedule = OneCycleLR(
+    schedule = CycleWithTail(
         optimizer,
         max_lr=config.learning_rate,
-        total_steps=config.steps,
+        total_steps=cycle,
         pct_start=warmup,
         div_factor=config.initial_divisor,
-        final_div_factor=FINAL_DIVISOR,
+        final_div_factor=config.final_divisor / config.initial_divisor,
         base_momentum=MOMENTUM[0],
         max_momentum=MOMENTUM[1],
     )

@@ -309,6 +309,24 @@ def test_penalty_then_graddrop_combines_what_arrives_with_the_penalty() -> None:
     )
 
 
+@pytest.mark.parametrize("outer", [GradNorm, Uncertainty])
+def test_a_penalty_inside_another_method_is_of_the_weighed_losses(outer) -> None:
+    net = Net(outer(then=GradientPenalty(weight=0.3)))
+    with torch.no_grad():
+        for value in net.fork.state.tensors().values():
+            value.copy_(torch.tensor([0.5, 1.5, 1.0]))
+    shared = net.backbone(inputs())
+    features = net.fork(shared)
+    weighed = net.fork.weigh(net.losses(features), features)
+    alone = Net(Sum())
+    by_itself = alone.backbone(inputs())
+    method, state = net.fork.method, net.fork.state.tensors()
+    total = method.weigh(torch.stack(list(alone.losses(dict.fromkeys(TASKS, by_itself)).values())), state).sum()
+    (gradient,) = torch.autograd.grad(total, by_itself)
+    assert list(weighed) == [*TASKS, "penalty"]
+    assert float(weighed["penalty"].detach()) == pytest.approx(0.3 * float(gradient.square().sum()), rel=1e-12)
+
+
 def test_penalty_without_features_and_in_evaluation() -> None:
     net = Net(GradientPenalty())
     features = net.fork(net.backbone(inputs()))

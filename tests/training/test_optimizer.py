@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from detection3d.config import TrainingConfig
@@ -59,6 +60,33 @@ def test_short_runs_have_a_schedule(steps, warmup):
     if steps > 1:
         assert seen[0] == pytest.approx(0.001)
         assert seen[-1] == pytest.approx(0.001 / 1e4)
+
+
+def test_the_tail_keeps_the_lowest_rate():
+    seen = rates(settings(40, warmup=0.125, tail=0.5, final_divisor=20.0))
+    assert seen[:20] == rates(settings(20, final_divisor=20.0))
+    assert seen[19:] == [pytest.approx((0.01 / 20, 0.95))] * 21
+
+
+def test_the_tail_goes_on_after_a_restart():
+    def built():
+        return build_optimization(nn.Linear(2, 2), settings(40, warmup=0.125, tail=0.5, final_divisor=20.0))
+
+    stopped, resumed = built(), built()
+    for _ in range(30):
+        stopped.optimizer.step()
+        stopped.schedule.step()
+    resumed.optimizer.load_state_dict(stopped.optimizer.state_dict())
+    resumed.schedule.load_state_dict(stopped.schedule.state_dict())
+    for _ in range(10):
+        assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 / 20)
+        resumed.optimizer.step()
+        resumed.schedule.step()
+
+
+def test_a_tail_leaves_steps_for_the_cycle():
+    with pytest.raises(ValidationError, match=r"warmup \(0.25\) and tail \(0.75\) leave no steps"):
+        settings(tail=0.75)
 
 
 def test_a_step_is_adamw():
