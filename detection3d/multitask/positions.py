@@ -155,7 +155,8 @@ class DensePositions(Positions):
 class CellPositions(Positions):
     """Positions of sparse features [V, C]: rows of equal coordinates in different samples share them.
 
-    Equal to "batch" on the densified map [B, C, cells], draw included: an empty cell has A = 0 and adds nothing.
+    Equal to "batch" on the densified map [B, C, cells], draw included: an empty cell has A = 0 and adds nothing. On
+    CUDA the rows of a cell are added up in no fixed order, so there a sum may differ by rounding from run to run.
 
     Attributes:
         cells: where the rows lie.
