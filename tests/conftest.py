@@ -1,12 +1,16 @@
-"""Where the shared test data lie, and how tests that need them skip."""
+"""Where the shared test data lie, how tests that need them skip, and what all test processes start from."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Tests run in as many processes as there are cores; threads in each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: tools under test would, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("DETECTION3D_SHARED", ROOT.parent / "shared"))
