@@ -48,12 +48,14 @@ class Combination:
         gradient: shaped like the activation, the one gradient that goes on to the backbone.
         coefficients: c_i before any rescaling of the whole, [K, ...], broadcasts onto the gradients.
         position_gradients: G, where the method needed it; telemetry then need not sum it again.
+        gram: float64 [K, K], products of the gradients over all ranks, where the method needed them; likewise.
         learning: float64 [learning_size], what the method learns from, to be summed over passes and ranks.
     """
 
     gradient: Tensor
     coefficients: Tensor
     position_gradients: Tensor | None = None
+    gram: Tensor | None = None
     learning: Tensor | None = None
 
 
@@ -148,9 +150,10 @@ class Weighting(Method):
 
     def combine(self, gradients: Tensor, activation: Tensor, context: Context) -> Combination:
         """Return the weighted sum."""
-        weights = self.weights(gram_matrix(gradients, context.ranks), context).to(gradients.dtype)
+        gram = gram_matrix(gradients, context.ranks)
+        weights = self.weights(gram, context).to(gradients.dtype)
         coefficients = weights.reshape(ones(gradients).shape)
-        return Combination(weighted_sum(coefficients, gradients), coefficients)
+        return Combination(weighted_sum(coefficients, gradients), coefficients, gram=gram)
 
 
 def ones(gradients: Tensor) -> Tensor:

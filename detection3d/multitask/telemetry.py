@@ -88,7 +88,7 @@ def measure(gradients: Tensor, combination: Combination, activation: Tensor, con
     Returns:
         float64 [probe_size(K)], on the device.
     """
-    gram = gram_matrix(gradients, context.ranks)
+    gram = gram_matrix(gradients, context.ranks) if combination.gram is None else combination.gram
     norms = gram.diagonal().sqrt()
     positions = combination.position_gradients
     if positions is None:
