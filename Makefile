@@ -41,7 +41,7 @@ test: lint  ## lint, then the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu' $(PYTEST)
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not gpu' $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m 'slow and not gpu' $(PYTEST)
 
 lint: $(STAMP)  ## style, format, types, and who may import what
 	$(BIN)/ruff check .
