@@ -5,6 +5,8 @@ import io
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,24 @@ def _check_content(path: Path) -> None:
         raise DataError(path, f"not a checkpoint, or cut off ({error}); {_ADVICE}") from error
     if damaged is not None:
         raise DataError(path, f"damaged: its part {damaged} does not match its checksum; {_ADVICE}")
+
+
+@contextmanager
+def fitting(checkpoint: Path, refusal: str) -> Iterator[None]:
+    """Turn what torch says of states that do not fit into one line about the checkpoint.
+
+    Args:
+        checkpoint: where the states come from.
+        refusal: what is wrong and what to do, with `{reason}` in the place of torch's own words.
+
+    Raises:
+        DataError: the states do not fit.
+        torch.OutOfMemoryError: the device is full, which is not the checkpoint's fault.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()  # torch has one line for each weight
+        raise DataError(checkpoint, refusal.format(reason=reason)) from error

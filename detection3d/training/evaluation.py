@@ -69,9 +69,8 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     folder.mkdir(parents=True, exist_ok=True)
     with _progress(len(store)) as progress:
         detections = list(detect_store(detector, store, config, device, progress))
-    metrics = evaluate(
-        detections, truth
-    )  # before anything is replaced, so that a stop leaves the earlier results alone
+    # Before anything is replaced, so that a stop leaves the earlier results alone.
+    metrics = evaluate(detections, truth)
     write_detections(folder / "detections.parquet", detections)
     write_ground_truth(folder / "ground_truth.parquet", truth)
     environment = describe_environment(device)

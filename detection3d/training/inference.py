@@ -12,11 +12,11 @@ from detection3d.data.loader import evaluation_batches
 from detection3d.data.packing import unpack_arrays
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
-from detection3d.errors import DataError, UserError
+from detection3d.errors import UserError
 from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
-from detection3d.training.checkpoint import load_checkpoint
+from detection3d.training.checkpoint import fitting, load_checkpoint
 from detection3d.training.loop import DENSE_DTYPES
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
@@ -54,11 +54,8 @@ def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tup
             name.removeprefix(AVERAGE_PREFIX): value for name, value in averaged if name.startswith(AVERAGE_PREFIX)
         }
     detector = build_detector(config, device)
-    try:
+    with fitting(checkpoint, "the weights do not fit the network of this config ({reason})"):
         detector.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()  # torch has one line for each weight
-        raise DataError(checkpoint, f"the weights do not fit the network of this config ({reason})") from error
     return detector.eval(), saved["step"]
 
 

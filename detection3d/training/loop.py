@@ -16,10 +16,10 @@ from detection3d.data.augment import augment
 from detection3d.data.loader import build_loader
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
-from detection3d.errors import DataError, UserError
+from detection3d.errors import UserError
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
-from detection3d.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from detection3d.training.checkpoint import fitting, last_checkpoint, load_checkpoint, save_checkpoint
 from detection3d.training.conflict_files import conflict_view
 from detection3d.training.distributed import count_objects
 from detection3d.training.recorder import Recorder
@@ -108,7 +108,10 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)
         if checkpoint is not None:
-            _restore(state, checkpoint)
+            saved = load_checkpoint(checkpoint)
+            refusal = "is not of this run's network and settings ({reason}); delete it to use the one before"
+            with fitting(checkpoint, refusal):
+                state.restore(saved)
         add_provenance(folder, config, device, state.step)
         with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
             recorder.say(_introduction(config, store, state, checkpoint, device))
@@ -125,17 +128,6 @@ def train(config: Config, output: Path, device: torch.device) -> None:
                             f"stopped at step {state.step}, saved in {path}; run the same command to go on"
                         )
             recorder.say(f"trained {state.step} steps; the run is in {output}")
-
-
-def _restore(state: TrainState, checkpoint: Path) -> None:
-    saved = load_checkpoint(checkpoint)
-    try:
-        state.restore(saved)
-    except (KeyError, RuntimeError, ValueError) as error:  # torch's own words, one line for each weight
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise DataError(
-            checkpoint, f"is not of this run's network and settings ({reason}); delete it to use the one before"
-        ) from error
 
 
 def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> StepResult:

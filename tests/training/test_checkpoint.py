@@ -12,6 +12,7 @@ from detection3d import files
 from detection3d.errors import DataError, UserError
 from detection3d.training.checkpoint import (
     find_checkpoint,
+    fitting,
     last_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -198,3 +199,10 @@ def test_finding_one_says_what_is_missing(tmp_path):
         find_checkpoint(tmp_path)
     (path,) = save(tmp_path / "checkpoints", 1)
     assert find_checkpoint(tmp_path) == path
+
+
+def test_a_full_device_is_not_taken_for_a_wrong_checkpoint(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError), fitting(tmp_path / "a", "{reason}"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(DataError, match="last words; delete it"), fitting(tmp_path / "a", "{reason}; delete it"):
+        raise RuntimeError("many\nlines\n\tlast words\n")
