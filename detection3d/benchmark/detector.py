@@ -1,11 +1,13 @@
 """What a method at the fork costs a detector's training step."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from detection3d.benchmark.fork import BASELINE
+from detection3d.benchmark.timing import Timing, time_in_turns
 from detection3d.config import Config
 from detection3d.data.loader import build_loader
 from detection3d.data.store import Store
@@ -40,10 +42,29 @@ def first_batch(store: Path, config: Config, device: torch.device) -> Batch:
     return to_device(next(iter(loader)), device)
 
 
-def detector_steps(
-    config: Config, batch: Batch, chosen: Mapping[str, Method], device: torch.device, telemetry_every: int
-) -> dict[str, Callable[[], None]]:
-    """Return a whole training step for each method, and one without a fork under the name `BASELINE`.
+@dataclass(frozen=True)
+class DetectorTiming:
+    """Whole training steps of a detector with one method.
+
+    Attributes:
+        plain: steps whose telemetry isn't measured.
+        measured: steps whose telemetry is; the same as `plain` without a fork.
+    """
+
+    plain: Timing
+    measured: Timing
+
+    def mixed(self, telemetry_every: int) -> Timing:
+        """Return the mean step of a training that measures every so many steps; 0: never."""
+        share = 1 / telemetry_every if telemetry_every else 0.0
+        pairs = zip(self.plain.seconds, self.measured.seconds, strict=True)
+        return Timing(tuple((1 - share) * plain + share * measured for plain, measured in pairs))
+
+
+def time_detector(
+    config: Config, batch: Batch, chosen: Mapping[str, Method], device: torch.device, *, rounds: int
+) -> dict[str, DetectorTiming]:
+    """Time a whole training step for each method, and one without a fork under the name `BASELINE`, in turns.
 
     All share one detector and one optimizer, so that a Waymo-scale network fits in memory once; the fork is exchanged
     before each step.
@@ -53,7 +74,7 @@ def detector_steps(
         batch: on the device.
         chosen: the methods by name.
         device: where to train.
-        telemetry_every: as for `TaskFork`.
+        rounds: steps of each kind that count.
     """
     state = build_state(config, device)
 
@@ -64,10 +85,17 @@ def detector_steps(
             state.model.fork = fork
             state.model.train()
             train_step(state, batch, config)
-            if fork.telemetry_every and state.step % fork.telemetry_every == 0:
+            if fork.telemetry_every:
                 fork.read_telemetry()
 
         return step
 
-    forks = {name: TaskFork(TASKS, method, telemetry_every=telemetry_every) for name, method in chosen.items()}
-    return {BASELINE: build(_NoFork()), **{name: build(fork) for name, fork in forks.items()}}
+    calls = {(BASELINE, False): build(_NoFork())}
+    for name, method in chosen.items():
+        for measured in (False, True):
+            calls[name, measured] = build(TaskFork(TASKS, method, telemetry_every=int(measured)))
+    timings = time_in_turns(calls, device, rounds=rounds)
+    return {
+        name: DetectorTiming(timings[name, False], timings.get((name, True), timings[name, False]))
+        for name in (BASELINE, *chosen)
+    }

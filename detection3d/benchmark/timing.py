@@ -5,8 +5,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+Name = TypeVar("Name")
 
 WARM_UP = 3  # rounds that are not counted
 
@@ -33,8 +36,8 @@ class Timing:
 
 
 def time_in_turns(
-    calls: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, calls_a_round: int = 1
-) -> dict[str, Timing]:
+    calls: Mapping[Name, Callable[[], object]], device: torch.device, *, rounds: int, calls_a_round: int = 1
+) -> dict[Name, Timing]:
     """Time functions alternately, each round in another order.
 
     Args:
@@ -44,7 +47,7 @@ def time_in_turns(
         calls_a_round: calls of a function in one turn; the device is waited for after the last, as in training.
     """
     order = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for turn in range(WARM_UP + rounds):
         names = list(calls)
         order.shuffle(names)

@@ -1,7 +1,9 @@
 """Time the parts of detection3d against each other, in turns within one run.
 
 fork: whole training steps with each method at the fork against the same step without a fork. The voxel detector comes
-from --config; the nets of 40 heads and the curves over tasks, channels and map size need no data.
+from --config; the nets of 40 heads and the curves over tasks, channels and map size need no data. Of the detector's
+steps, those that measure telemetry are timed apart; "speed" is that of a training with one of them in
+--telemetry-every steps.
 """
 
 import argparse
@@ -78,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _detector(options: argparse.Namespace, chosen: "Mapping[str, Method]", device: "torch.device") -> object:
-    from detection3d.benchmark.detector import detector_steps, first_batch
-    from detection3d.benchmark.timing import time_in_turns
+    from detection3d.benchmark.detector import first_batch, time_detector
+    from detection3d.benchmark.fork import BASELINE
     from detection3d.config_file import load_config
     from detection3d.errors import UserError
 
@@ -93,9 +95,28 @@ def _detector(options: argparse.Namespace, chosen: "Mapping[str, Method]", devic
     ]
     config = load_config(options.config, overrides)
     batch = first_batch(options.data, config, device)
-    # Every timed step is measured: the conservative reading of "telemetry on".
-    steps = detector_steps(config, batch, chosen, device, telemetry_every=1)
-    return _told(time_in_turns(steps, device, rounds=options.rounds))
+    timings = time_detector(config, batch, chosen, device, rounds=options.rounds)
+    baseline = timings[BASELINE].plain
+    told: dict[str, dict[str, float]] = {}
+    print(f"{'':22}{'step':>11}{'measured':>13}{'speed':>9}{'of measured':>13}{'of the sum':>12}")
+    for name, timing in timings.items():
+        mixed = timing.mixed(options.telemetry_every)
+        figures = told[name] = {
+            "seconds": timing.plain.median,
+            "measured_seconds": timing.measured.median,
+            "speed": mixed.speed(baseline),
+            "measured_speed": timing.measured.speed(baseline),
+        }
+        to_sum = ""
+        if "sum" in timings:
+            figures["speed_to_sum"] = mixed.speed(timings["sum"].mixed(options.telemetry_every))
+            to_sum = f"{figures['speed_to_sum']:12.3f}"
+        print(
+            f"{name:22}{1e3 * timing.plain.median:8.1f} ms{1e3 * timing.measured.median:10.1f} ms"
+            f"{figures['speed']:9.3f}{figures['measured_speed']:13.3f}{to_sum}",
+            flush=True,
+        )
+    return told
 
 
 def _many_heads(subject: str) -> "Subject":

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from detection3d.benchmark.detector import DetectorTiming
 from detection3d.benchmark.fork import BASELINE, CONVOLUTION, LINEAR, ManyHeads, many_heads_steps, methods
 from detection3d.benchmark.timing import WARM_UP, Timing, time_in_turns
 from detection3d.cli.benchmark import main
 from detection3d.errors import UserError
+from detection3d.multitask import TaskFork
+from tests.small_run import small_config, write_small_store
 
 CPU = torch.device("cpu")
 
@@ -68,6 +72,30 @@ def test_the_tool_writes_what_it_prints(tmp_path, capsys) -> None:
     written = json.loads(path.read_text())
     assert set(written["linear"]) == {BASELINE, "sum", "graddrop"}
     assert f"{written['linear']['graddrop']['speed']:.3f} of the baseline's speed" in capsys.readouterr().out
+
+
+def test_rare_telemetry_counts_by_its_share() -> None:
+    timing = DetectorTiming(Timing((1.0, 2.0)), Timing((3.0, 6.0)))
+    assert timing.mixed(4).seconds == (1.5, 3.0)
+    assert timing.mixed(1).seconds == (3.0, 6.0)
+    assert timing.mixed(0).seconds == (1.0, 2.0)
+
+
+def test_a_detector_is_timed_with_and_without_telemetry(tmp_path, capsys, monkeypatch) -> None:
+    measured: list[int] = []
+    read = TaskFork.read_telemetry
+    monkeypatch.setattr(TaskFork, "read_telemetry", lambda fork: measured.append(fork.telemetry_every) or read(fork))
+    store = write_small_store(tmp_path / "store")
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(small_config(data=store).model_dump(mode="json")))
+    arguments = ["fork", "--subjects", "detector", "--methods", "sum", "graddrop", "--config", str(config)]
+    arguments += ["--data", str(store), "--batch-size", "2", "--rounds", "2", "--device", "cpu"]
+    assert main([*arguments, "--output", str(tmp_path / "benchmark.json")]) == 0
+    figures = json.loads((tmp_path / "benchmark.json").read_text())["detector"]
+    assert set(figures) == {BASELINE, "sum", "graddrop"}
+    assert measured == [1] * 2 * (2 + WARM_UP)  # each method once a round, and never in the other steps
+    assert figures["sum"]["speed_to_sum"] == figures[BASELINE]["speed"] == 1.0
+    assert f"{figures['graddrop']['speed']:9.3f}" in capsys.readouterr().out
 
 
 def test_unknown_method_and_missing_data() -> None:
