@@ -15,6 +15,11 @@ from torch import Tensor
 _BLOCK = 1024
 _FLAT, _BY_SAMPLE, _BY_INDEX = 0, 1, 2
 
+_UNFUSED = {"enable_fp_fusion": False}
+"""For the solvers. Threads that hold copies of a sum each add what they get from the others to their own product; fused
+with the addition, their own is not rounded, theirs are, so the copies differ in the last bit. After a line search two
+slopes tie, the bit decides which one is steeper, and the threads go different ways: errors of 0.1 on the simplex."""
+
 
 def draw(
     shape: tuple[int, ...], words: tuple[int, int], step: Tensor, sample_index: Tensor | None, index: Tensor | None
@@ -58,7 +63,7 @@ def shortest_in_hull(gram: Tensor, iterations: int) -> Tensor:
     """Return what `mgda.shortest_in_hull` does, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
     with torch.cuda.device_of(result):
-        _hull[(1,)](result, gram.contiguous(), len(gram), iterations, _padded(len(gram)))
+        _hull[(1,)](result, gram.contiguous(), len(gram), iterations, _padded(len(gram)), **_UNFUSED)
     return result
 
 
@@ -66,7 +71,7 @@ def projected_sum(gram: Tensor, order: Tensor) -> Tensor:
     """Return the column sums of `pcgrad.projected_coefficients`, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
     with torch.cuda.device_of(result):
-        _project[(1,)](result, gram.contiguous(), order.contiguous(), len(gram), _padded(len(gram)))
+        _project[(1,)](result, gram.contiguous(), order.contiguous(), len(gram), _padded(len(gram)), **_UNFUSED)
     return result
 
 
@@ -74,7 +79,7 @@ def conflict_averse(gram: Tensor, c: float, iterations: int) -> Tensor:
     """Return the point on the simplex that `CAGrad` looks for, to rounding."""
     result = torch.empty(len(gram), dtype=torch.float64, device=gram.device)
     with torch.cuda.device_of(result):
-        _averse[(1,)](result, gram.contiguous(), len(gram), c, iterations, _padded(len(gram)))
+        _averse[(1,)](result, gram.contiguous(), len(gram), c, iterations, _padded(len(gram)), **_UNFUSED)
     return result
 
 

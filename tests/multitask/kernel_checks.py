@@ -20,7 +20,8 @@ from detection3d.multitask.pcgrad import projected_coefficients
 WORDS = stream_words(3, "fork")
 STEPS = (0, 5, 2**33 + 7)
 SHAPES = ((0, 3), (1, 7), (3, 5, 7), (4, 64, 10, 11))
-TASKS = (1, 2, 3, 4, 5, 40, 64)
+TASKS = (1, 2, 3, 4, 5, 8, 16, 40, 64)
+SEEDS = 20
 
 
 def check_draw(device: str) -> None:
@@ -66,24 +67,40 @@ def _check_signs(gradients: Tensor, uniform: Tensor, leak: float, keep: Identity
 
 def check_solvers(device: str) -> None:
     """MGDA's, PCGrad's and CAGrad's, over scales and with a task without a gradient."""
-    close = {"rtol": 1e-9, "atol": 1e-9}
-    method = CAGrad(0.4)
     for tasks in TASKS:
         for scale in (1e-30, 1.0, 1e30):
-            generator = torch.Generator().manual_seed(0)
-            gradients = torch.randn(tasks, 90, generator=generator, dtype=torch.float64) * scale
-            if tasks > 2:
-                gradients[1] = 0
-            gram = gradients @ gradients.T
-            order = torch.rand(tasks, tasks, generator=generator).argsort(1)
-            norm = gram.mean().clamp(min=0).sqrt()
-            there = gram.to(device)
-            hull = triton_kernels.shortest_in_hull(there, 50).cpu()
-            torch.testing.assert_close(hull, shortest_in_hull(gram, 50), **close)
-            projected = triton_kernels.projected_sum(there, order.to(device)).cpu()
-            torch.testing.assert_close(projected, projected_coefficients(gram, order).sum(0), **close)
-            simplex = triton_kernels.conflict_averse(there, method.c, method.iterations).cpu()
-            torch.testing.assert_close(simplex, method._solve(gram, norm), **close)
+            # Where threads could disagree over a tie depends on the numbers; of many tasks one case holds enough ties,
+            # and in the interpreter nothing can disagree.
+            for seed in range(SEEDS if device == "cuda" and 2 < tasks <= 16 else 1):
+                _check_solvers(tasks, scale, seed, device)
+
+
+def _check_solvers(tasks: int, scale: float, seed: int, device: str) -> None:
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    method = CAGrad(0.4)
+    generator = torch.Generator().manual_seed(seed)
+    gradients = torch.randn(tasks, 90, generator=generator, dtype=torch.float64) * scale
+    if tasks > 2:
+        gradients[1] = 0
+    gram = gradients @ gradients.T
+    order = torch.rand(tasks, tasks, generator=generator).argsort(1)
+    norm = gram.mean().clamp(min=0).sqrt()
+    there = gram.to(device)
+    _check_hull(gram, triton_kernels.shortest_in_hull(there, 50).cpu())
+    projected = triton_kernels.projected_sum(there, order.to(device)).cpu()
+    torch.testing.assert_close(projected, projected_coefficients(gram, order).sum(0), **close)
+    simplex = triton_kernels.conflict_averse(there, method.c, method.iterations).cpu()
+    torch.testing.assert_close(simplex, method._solve(gram, norm), **close)
+
+
+def _check_hull(gram: Tensor, found: Tensor) -> None:
+    """Of many tasks, ties that fall otherwise lead another way to a vector as short; of few, all ways have ended."""
+    wanted = shortest_in_hull(gram, 50)
+    assert float(found.min()) >= 0
+    torch.testing.assert_close(found.sum(), wanted.sum(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found @ gram @ found, wanted @ gram @ wanted, rtol=1e-7, atol=0)
+    if len(gram) <= 5:
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 if __name__ == "__main__":
