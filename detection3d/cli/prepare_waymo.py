@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare every .tfrecord of a folder; returns the exit status."""
+    """Prepare every segment of a folder; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="prepare_waymo.py",
-        description="Turn Waymo v1 TFRecords into a prepared store. Run it again to go on after an interruption.",
+        description="Turn Waymo's files into a prepared store: v1's TFRecords, or v2's parquet components. Run it"
+        " again to go on after an interruption.",
     )
-    add_options(parser, "a .tfrecord file, or a folder that is searched for them")
+    add_options(
+        parser,
+        "a .tfrecord file or a folder that is searched for them; for v2, the folder that holds lidar, lidar_box ...",
+    )
     parser.add_argument(
         "--returns", type=_returns, default=(1, 2), metavar="1,2", help="lidar returns to keep (default: 1,2)"
     )
@@ -30,32 +34,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_sources(path: Path) -> "list[Source]":
-    """List the TFRecord files of a folder and its subfolders, or the one file that is named.
+    """List the segments of a folder and its subfolders, or the one file that is named.
+
+    A segment is a TFRecord of v1, or a parquet file in a folder named lidar, with v2's other components beside it.
 
     Raises:
-        UserError: there is no such path, or no TFRecord in it.
+        UserError: there is no such path, no segment in it, or segments of v1 and v2.
     """
     from detection3d.data.preparation import Source
     from detection3d.data.waymo import read_segment
 
     if path.is_file():
+        if path.suffix == ".parquet":
+            return [_component_source(path, path.name)]
         return [Source(path.name, path, read_segment)]
     if not path.is_dir():
-        raise UserError(f"{path}: there is no such file or folder; give the one that holds the .tfrecord files")
+        raise UserError(f"{path}: there is no such file or folder; give the one that holds Waymo's files")
     files = sorted(file for file in walk(path) if file.is_file())
     records = [file for file in files if file.suffix == ".tfrecord"]
-    if not records:
-        found = f"{len(files)} other files, such as {files[0].name}" if files else "it is empty"
-        raise UserError(f"{path}: no .tfrecord file in it ({found}); give the folder of the Waymo v1 files")
+    scans = [file for file in files if file.suffix == ".parquet" and file.parent.name == "lidar"]
+    if records and scans:
+        raise UserError(
+            f"{path}: it holds v1's {records[0].relative_to(path)} and v2's {scans[0].relative_to(path)}; "
+            "give the folder of one of them"
+        )
+    if not records and not scans:
+        raise UserError(f"{path}: no segment in it ({_describe(files)}); give a folder of .tfrecord files, or v2's")
     # Such as .tfrecord.gz, or .tfrecord_.gstmp of a download that was interrupted: a part of the data would be missed.
-    passed_over = [file for file in files if ".tfrecord" in file.name and file.suffix != ".tfrecord"]
+    kind = ".tfrecord" if records else ".parquet"
+    passed_over = [file for file in files if kind in file.name and file.suffix != kind]
     if passed_over:
         print(
-            f"note: {len(passed_over)} files are passed over, as their names don't end in .tfrecord: "
+            f"note: {len(passed_over)} files are passed over, as their names don't end in {kind}: "
             f"{passed_over[0].name}{' ...' if len(passed_over) > 1 else ''}; unpack them or get them again",
             file=sys.stderr,
         )
+    if scans:
+        return [_component_source(file, file.relative_to(path).as_posix()) for file in scans]
     return [Source(file.relative_to(path).as_posix(), file, read_segment) for file in records]
+
+
+def _component_source(path: Path, name: str) -> "Source":
+    from detection3d.data.preparation import Source
+    from detection3d.data.waymo import read_component_segment
+    from detection3d.data.waymo.component_frames import COMPONENTS
+
+    if path.parent.name != "lidar":
+        raise UserError(f"{path}: of Waymo v2, give the folder, or the file in its folder lidar")
+    # Those that are missing are reported when the segment is read.
+    others = [path.parent.parent / component / path.name for component in COMPONENTS if component != "lidar"]
+    return Source(name, path, read_component_segment, tuple(file for file in others if file.exists()))
+
+
+def _describe(files: Sequence[Path]) -> str:
+    return f"{len(files)} other files, such as {files[0].name}" if files else "it is empty"
 
 
 def _returns(text: str) -> tuple[int, ...]:

@@ -26,20 +26,22 @@ class Source:
         name: what to call it in messages and in the store; unique, the same in every run.
         path: the file or folder.
         read: yields the frames of `path`, in order. It must be picklable: a function of a module.
+        companions: other files that `read` reads, given `path`.
     """
 
     name: str
     path: Path
     read: Callable[[Path], Iterable[Frame]]
+    companions: tuple[Path, ...] = ()
 
     def fingerprint(self) -> SourceRecord:
-        """Describe the present state of the file, or of all files in the folder.
+        """Describe the present state of the file and its companions, or of all files in the folder.
 
         Raises:
             OSError: it can't be looked at.
         """
         paths = [path for path in walk(self.path) if path.is_file()] if self.path.is_dir() else [self.path]
-        states = [path.stat() for path in paths]
+        states = [path.stat() for path in (*paths, *self.companions)]
         latest = max((state.st_mtime_ns for state in states), default=0)
         return SourceRecord(name=self.name, size=sum(state.st_size for state in states), mtime_ns=latest)
 

@@ -309,7 +309,7 @@ def test_a_damaged_store_fails_the_tool(tmp_path, shared, capfd):
     ("main", "make", "message"),
     [
         (prepare_waymo.main, lambda folder: folder / "nowhere", "there is no such file or folder"),
-        (prepare_waymo.main, lambda folder: folder, r"no .tfrecord file in it (it is empty)"),
+        (prepare_waymo.main, lambda folder: folder, r"no segment in it (it is empty)"),
         (prepare_argoverse.main, lambda folder: folder / "nowhere", "there is no such folder"),
         (prepare_argoverse.main, lambda folder: folder, "no folder in it holds sensors/lidar"),
     ],

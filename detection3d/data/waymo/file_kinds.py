@@ -3,7 +3,10 @@
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "it is a gzip archive; unpack it first (gunzip, or tar xzf)"),
     (b"PK\x03\x04", "it is a zip archive; unpack it first"),
-    (b"PAR1", "it is a parquet file, as Waymo's v2 uses, which isn't read here; give the .tfrecord files of v1"),
+    (
+        b"PAR1",
+        "it is a parquet file, as Waymo's v2 uses; give the folder that holds its components",
+    ),
     (b"ARROW1", "it is an Arrow file (feather); give the .tfrecord files of Waymo v1"),
     (b"\x89PNG", "it is a PNG picture; give the .tfrecord files of Waymo v1"),
     (b"\xff\xd8\xff", "it is a JPEG picture; give the .tfrecord files of Waymo v1"),

@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from detection3d.data.waymo.labels import decode_labels
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.matrices import decode_matrix
-from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration, range_image_points
+from detection3d.data.waymo.pose import rigid_pose
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration
 from detection3d.data.waymo.records import index_records, read_record
+from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
 from detection3d.errors import DataError
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Frame, Lidar, UInt8Array
-
-RETURNS = (1, 2)
 
 
 def read_segment(path: Path | str, returns: Sequence[int] = RETURNS, labelled: bool | None = None) -> Iterator[Frame]:
@@ -111,7 +111,7 @@ def _parse(payload: bytes) -> waymo_pb2.Frame:
 
 
 def _decode(frame: waymo_pb2.Frame, returns: tuple[int, ...], labelled: bool) -> Frame:
-    pose = _decode_pose(frame.pose, "the frame's pose")
+    pose = rigid_pose(frame.pose.transform, "the frame's pose")
     points, lidar, return_number, in_zone = _decode_points(frame, pose, returns)
     has_labels = labelled or len(frame.laser_labels) > 0
     stats = frame.context.stats
@@ -134,38 +134,20 @@ def _decode(frame: waymo_pb2.Frame, returns: tuple[int, ...], labelled: bool) ->
 def _decode_points(
     frame: waymo_pb2.Frame, pose: Float64Array, returns: tuple[int, ...]
 ) -> tuple[Float32Array, UInt8Array, UInt8Array, BoolArray]:
-    """Return points [N, 5], lidar [N], return number [N], in a no-label zone [N], by return, lidar and pixel."""
-    lasers = _by_name(frame.lasers)
-    calibrations = {int(calibration.name): calibration for calibration in frame.context.laser_calibrations}
+    """Return what `join_parts` does."""
+    calibrations = {int(message.name): message for message in frame.context.laser_calibrations}
     vehicle_from_global = np.asarray(np.linalg.inv(pose), np.float64)
-    # Both returns of TOP share the poses that come with the first.
-    pixel_poses = {name: _pixel_pose(laser) for name, laser in lasers.items() if name == Lidar.TOP}
-    parts: list[tuple[Float32Array, BoolArray]] = []
-    origins: list[tuple[int, int, int]] = []
-    for number in returns:
-        for name, laser in lasers.items():
+    parts: list[ScanPart] = []
+    for name, laser in _by_name(frame.lasers).items():
+        calibration = _calibration(calibrations[name], name) if name in calibrations else None
+        pixel_pose = _pixel_pose(laser) if name == Lidar.TOP else None
+        for number in returns:
             compressed = _range_images(laser)[number - 1].range_image_compressed
-            if not compressed:
-                continue
-            where = f"{Lidar(name).name} return {number}"
-            image = decode_matrix(compressed, RANGE_CHANNELS, f"{where}: the range image")
-            try:
-                part = range_image_points(
-                    image, _calibration(calibrations.get(name)), pixel_poses.get(name), vehicle_from_global
-                )
-            except MalformedFrameError as error:
-                raise MalformedFrameError(f"{where}: {error}") from None
-            parts.append(part)
-            origins.append((name, number, len(part[0])))
-    if not parts:
-        return np.zeros((0, 5), np.float32), np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.bool_)
-    names, numbers, counts = (np.array(column) for column in zip(*origins, strict=True))
-    return (
-        np.concatenate([points for points, _ in parts]),
-        np.repeat(names.astype(np.uint8), counts),
-        np.repeat(numbers.astype(np.uint8), counts),
-        np.concatenate([in_zone for _, in_zone in parts]),
-    )
+            if compressed:
+                where = f"{scan_name(name, number)}: the range image"
+                image = decode_matrix(compressed, RANGE_CHANNELS, where)
+                parts.append(scan_part(name, number, image, calibration, pixel_pose, vehicle_from_global))
+    return join_parts(parts)
 
 
 def _by_name(lasers: Sequence[waymo_pb2.Laser]) -> dict[int, waymo_pb2.Laser]:
@@ -188,41 +170,20 @@ def _range_images(laser: waymo_pb2.Laser) -> tuple[waymo_pb2.RangeImage, waymo_p
 
 
 def _pixel_pose(laser: waymo_pb2.Laser) -> Float32Array:
+    """Return TOP's; they come with its first return, and its second has the same."""
     compressed = laser.ri_return1.range_image_pose_compressed
     if not compressed:
-        # Going on without would move the points of a driving vehicle by up to a metre.
         raise MalformedFrameError("TOP has a range image, but no range_image_pose_compressed in its first return")
     return decode_matrix(compressed, POSE_CHANNELS, "TOP: the pixel poses")
 
 
-def _calibration(message: waymo_pb2.LaserCalibration | None) -> Calibration:
-    if message is None:
-        raise MalformedFrameError("there is a range image, but no calibration in context.laser_calibrations")
+def _calibration(message: waymo_pb2.LaserCalibration, name: int) -> Calibration:
     return Calibration(
-        extrinsic=_decode_pose(message.extrinsic, "the calibration's extrinsic"),
+        extrinsic=rigid_pose(message.extrinsic.transform, f"{Lidar(name).name}: the calibration's extrinsic"),
         inclinations=np.array(message.beam_inclinations, np.float64),
         inclination_min=message.beam_inclination_min,
         inclination_max=message.beam_inclination_max,
     )
-
-
-def _decode_pose(transform: waymo_pb2.Transform, name: str) -> Float64Array:
-    """Return [4, 4] after checking that it is a rotation and a translation."""
-    values = np.array(transform.transform, np.float64)
-    if values.size != 16:
-        raise MalformedFrameError(f"{name} has {values.size} numbers instead of 16")
-    pose = values.reshape(4, 4)
-    rotation = pose[:3, :3]
-    # Generous, for files whose numbers went through float32; a transposed or scaled matrix is far off.
-    # Bounded first, since a damaged number's square may overflow.
-    rigid = (
-        (np.abs(rotation) < 2).all()
-        and np.isfinite(pose).all()
-        and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
-    )
-    if not rigid or np.linalg.det(rotation) < 0 or not np.array_equal(pose[3], (0, 0, 0, 1)):
-        raise MalformedFrameError(f"{name} isn't a rotation and a translation: {values.tolist()}")
-    return pose
 
 
 def _decode_polygon(polygon: waymo_pb2.Polygon2dProto, index: int) -> Float64Array:

@@ -1,4 +1,4 @@
-"""Labels of a v1 frame."""
+"""Labels of a frame."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _LARGEST = 1e9
 
 
 def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxes:
-    """Turn a frame's laser labels into boxes, in their order.
+    """Turn a v1 frame's laser labels into boxes, in their order.
 
     Waymo gives speed and acceleration along the axes of the global frame; here they are turned into the axes of the
     vehicle frame. They stay motion over the ground: the vehicle's own motion isn't taken off. An absent component is 0.
@@ -35,26 +35,62 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
         boxes[index] = (box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading)
         motion[index, 0] = (metadata.speed_x, metadata.speed_y, metadata.speed_z)
         motion[index, 1] = (metadata.accel_x, metadata.accel_y, metadata.accel_z)
-    _check_finite(boxes, motion, labels)
-    # Rounded first, since a float64 just below pi becomes float32's pi, which lies above.
-    boxes[:, 6] = wrap_angle(boxes[:, 6].astype(np.float32))
-    # Row vectors times R are R^T applied to each: global axes to vehicle axes.
-    motion = (motion @ pose[:3, :3]).astype(np.float32)
-    return Boxes(
-        boxes=boxes.astype(np.float32),
-        types=np.array([label.type for label in labels], np.uint8),
-        ids=tuple(label.id for label in labels),
-        difficulty=np.array([label.detection_difficulty_level for label in labels], np.uint8),
-        num_points=np.array([label.num_lidar_points_in_box for label in labels], np.int32),
-        velocity=motion[:, 0],
-        acceleration=motion[:, 1],
+    return make_boxes(
+        boxes,
+        motion,
+        pose,
+        types=[label.type for label in labels],
+        ids=[label.id for label in labels],
+        difficulty=[label.detection_difficulty_level for label in labels],
+        num_points=[label.num_lidar_points_in_box for label in labels],
     )
 
 
-def _check_finite(boxes: Float64Array, motion: Float64Array, labels: Sequence[waymo_pb2.Label]) -> None:
+def make_boxes(
+    boxes: Float64Array,
+    motion: Float64Array,
+    pose: Float64Array,
+    *,
+    types: Sequence[int],
+    ids: Sequence[str],
+    difficulty: Sequence[int],
+    num_points: Sequence[int],
+) -> Boxes:
+    """Check numbers, turn motion into the vehicle's axes, and headings into [-pi, pi).
+
+    Args:
+        boxes: float64 [M, 7], vehicle frame.
+        motion: float64 [M, 2, 3], speed and acceleration, axes of the GLOBAL frame; they stay motion over the ground.
+        pose: float64 [4, 4], vehicle to global.
+        types: M, and so the others, as in `Boxes`.
+        ids: likewise.
+        difficulty: likewise.
+        num_points: likewise.
+
+    Raises:
+        MalformedFrameError: a number isn't finite or is absurdly large.
+    """
+    _check_finite(boxes, motion, ids)
+    boxes = boxes.copy()
+    # Rounded first, since a float64 just below pi becomes float32's pi, which lies above.
+    boxes[:, 6] = wrap_angle(boxes[:, 6].astype(np.float32))
+    # Row vectors times R are R^T applied to each: global axes to vehicle axes.
+    turned = (motion @ pose[:3, :3]).astype(np.float32)
+    return Boxes(
+        boxes=boxes.astype(np.float32),
+        types=np.array(types, np.uint8),
+        ids=tuple(ids),
+        difficulty=np.array(difficulty, np.uint8),
+        num_points=np.array(num_points, np.int32),
+        velocity=turned[:, 0],
+        acceleration=turned[:, 1],
+    )
+
+
+def _check_finite(boxes: Float64Array, motion: Float64Array, ids: Sequence[str]) -> None:
     finite = (np.abs(boxes) < _LARGEST).all(axis=1) & (np.abs(motion) < _LARGEST).all(axis=(1, 2))
     for index in np.flatnonzero(~finite)[:1]:
         raise MalformedFrameError(
-            f"label {index} ({labels[index].id!r}) has a number that isn't finite, or absurdly large: "
+            f"label {index} ({ids[index]!r}) has a number that isn't finite, or absurdly large: "
             f"box {boxes[index].tolist()}, speed and acceleration {motion[index].tolist()}"
         )

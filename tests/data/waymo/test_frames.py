@@ -108,9 +108,7 @@ BROKEN: dict[str, Callable[[waymo_pb2.Frame], object]] = {
         ),
     ),
     "TOP return 1: .*no calibration": lambda frame: frame.context.laser_calibrations.pop(1),
-    "SIDE_LEFT return 1: .*extrinsic has 0 numbers": lambda frame: frame.context.laser_calibrations[0].ClearField(
-        "extrinsic"
-    ),
+    "SIDE_LEFT: .*extrinsic has 0 numbers": lambda frame: frame.context.laser_calibrations[0].ClearField("extrinsic"),
     "TOP return 1: .*5 beam inclinations": lambda frame: frame.context.laser_calibrations[1].beam_inclinations.append(
         1
     ),

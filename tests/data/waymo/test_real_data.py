@@ -5,19 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection3d.data.waymo import read_segment
+from detection3d.data.waymo import read_component_segment, read_segment
+from detection3d.types.scene import Frame
+from tests.data.waymo.test_components import assert_same
 
 TOP = 1
 # The official code computes in float32 with global coordinates of 10 km, whose steps are 1 mm.
 TOP_TOLERANCE, OTHER_TOLERANCE = 5e-3, 1e-4
 
 
-def test_points_match_the_official_code(shared: Path) -> None:
-    (segment,) = (shared / "waymo" / "encoded" / "v1").glob("*.tfrecord")
+def frames_of(shared: Path, version: str) -> list[Frame]:
+    encoded = shared / "waymo" / "encoded"
+    (segment,) = (encoded / "v1").glob("*.tfrecord") if version == "v1" else (encoded / "v2/lidar").glob("*.parquet")
+    return list(read_segment(segment) if version == "v1" else read_component_segment(segment))
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_points_match_the_official_code(shared: Path, version: str) -> None:
     with np.load(shared / "waymo" / "encoded" / "official_points.npz") as official:
         expected = dict(official)
     compared = 0
-    for number, frame in enumerate(read_segment(segment)):
+    for number, frame in enumerate(frames_of(shared, version)):
         start = 0
         for return_number in (1, 2):
             for lidar in range(1, 6):
@@ -30,6 +38,13 @@ def test_points_match_the_official_code(shared: Path) -> None:
                 start, compared = end, compared + 1
         assert start == len(frame.points)
     assert compared == len(expected) == 30
+
+
+def test_v1_and_v2_hold_the_same(shared: Path) -> None:
+    pairs = list(zip(frames_of(shared, "v1"), frames_of(shared, "v2"), strict=True))
+    assert len(pairs) == 3
+    for one, other in pairs:
+        assert_same(other, one)
 
 
 @pytest.mark.parametrize(

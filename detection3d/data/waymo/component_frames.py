@@ -1,0 +1,326 @@
+"""Waymo v2: the frames of a segment, joined from its components.
+
+Rows of the components stand in any order and are joined by their keys. A frame is yielded as soon as the last of its
+range images has been read, so that files in the order of time, as Waymo writes them, take the memory of a few frames.
+
+v2 has no polygons of no-label zones; the points' own flags are the same as in v1.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection3d.data.waymo.components import (
+    LASER,
+    OBJECT,
+    SEGMENT,
+    TIMESTAMP,
+    ComponentFile,
+    as_lidar,
+    as_matrix,
+    as_numbers,
+)
+from detection3d.data.waymo.labels import make_boxes
+from detection3d.data.waymo.malformed import MalformedFrameError
+from detection3d.data.waymo.pose import rigid_pose
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration
+from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
+from detection3d.errors import DataError
+from detection3d.types.scene import Boxes, Float32Array, Float64Array, Frame, Lidar, empty_boxes
+
+LIDAR = "lidar"
+_POSE = "lidar_pose"
+_CALIBRATION = "lidar_calibration"
+_BOX = "lidar_box"
+_VEHICLE = "vehicle_pose"
+_STATS = "stats"
+COMPONENTS = (LIDAR, _POSE, _CALIBRATION, _BOX, _VEHICLE, _STATS)
+"""Components that are read; labels and stats may be absent from a whole data set."""
+
+_EXTRINSIC = "[LiDARCalibrationComponent].extrinsic.transform"
+_INCLINATION = "[LiDARCalibrationComponent].beam_inclination."
+_TRANSFORM = "[VehiclePoseComponent].world_from_vehicle.transform"
+_LABEL = "[LiDARBoxComponent]."
+_GEOMETRY = (*(f"{_LABEL}box.{part}.{axis}" for part in ("center", "size") for axis in "xyz"), f"{_LABEL}box.heading")
+_TYPE = f"{_LABEL}type"
+_POINTS = f"{_LABEL}num_lidar_points_in_box"
+_DIFFICULTY = f"{_LABEL}difficulty_level.detection"
+_MOTION = tuple(f"{_LABEL}{kind}.{axis}" for kind in ("speed", "acceleration") for axis in "xyz")
+_STATS_COLUMNS = tuple(f"[StatsComponent].{name}" for name in ("time_of_day", "location", "weather"))
+
+
+def component_files(path: Path) -> dict[str, Path]:
+    """Return the files of a segment by component, given the one of `lidar`; those that don't exist are left out.
+
+    Raises:
+        DataError: the data set has a component, but not for this segment.
+    """
+    files = {}
+    for name in COMPONENTS:
+        file = path.parent.parent / name / path.name
+        if file.exists():
+            files[name] = file
+        elif file.parent.is_dir():
+            raise DataError(file, f"there is no such file, though {file.parent.name} has others; get it, too")
+    return files
+
+
+def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS) -> Iterator[Frame]:
+    """Yield the frames of a segment in the order of time.
+
+    Args:
+        path: its parquet file of the component `lidar`; the others lie in folders beside this one's.
+        returns: which of the returns 1 and 2 to read.
+
+    Raises:
+        DataError: a component is missing or damaged, or rows of one have no counterpart in another.
+        ValueError: a return other than 1 and 2.
+    """
+    if not set(returns) <= set(RETURNS):
+        raise ValueError(f"returns {tuple(returns)}: a lidar of Waymo's has returns 1 and 2")
+    files = component_files(Path(path))
+    scans = _Scans(ComponentFile(Path(path), (SEGMENT, TIMESTAMP, LASER, *_image_columns(1))))
+    segment = _Segment(files, Path(path), scans)
+    parts: dict[int, list[ScanPart]] = defaultdict(list)
+    waiting = list(scans.lidars)
+    for row, timestamp, lidar, images in scans.read(tuple(sorted(set(returns)))):
+        try:
+            parts[timestamp] += segment.decode(timestamp, lidar, images)
+        except MalformedFrameError as error:
+            raise scans.file.problem(str(error), row) from None
+        scans.lidars[timestamp].discard(lidar)
+        while waiting and not scans.lidars[waiting[0]]:
+            done = waiting.pop(0)
+            yield segment.frame(done, parts.pop(done))
+
+
+class _Scans:
+    """The component `lidar`: which range images there are, and they themselves.
+
+    Attributes:
+        file: the component.
+        name: of the segment.
+        lidars: by timestamp, ascending, the lidars that are still to come.
+    """
+
+    def __init__(self, file: ComponentFile) -> None:
+        self.file = file
+        self.name = ""
+        found: dict[int, set[Lidar]] = defaultdict(set)
+        for row, key in enumerate(file.values((SEGMENT, TIMESTAMP, LASER))):
+            self.name = self.name or str(key[SEGMENT])
+            if key[SEGMENT] != self.name:
+                raise file.problem(f"it holds rows of the segments {self.name} and {key[SEGMENT]}", row)
+            timestamp, lidar = int(key[TIMESTAMP]), _lidar(file, key[LASER], row)
+            if lidar in found[timestamp]:
+                raise file.problem(f"frame {timestamp} has two rows of {lidar.name}", row)
+            found[timestamp].add(lidar)
+        if not found:
+            raise DataError(file.path, "it holds no rows")
+        self.lidars = dict(sorted(found.items()))
+
+    def read(self, returns: Sequence[int]) -> Iterator[tuple[int, int, Lidar, dict[int, Float32Array]]]:
+        """Yield row, timestamp, lidar, and its range images by return."""
+        columns = [column for number in returns for column in _image_columns(number)]
+        for row, values in enumerate(self.file.rows((TIMESTAMP, LASER, *columns))):
+            lidar = _lidar(self.file, values[LASER].as_py(), row)
+            images = {}
+            for number in returns:
+                name = f"{scan_name(lidar, number)}: the range image"
+                numbers, shape = (values[column] for column in _image_columns(number))
+                try:
+                    image = as_matrix(numbers, shape, RANGE_CHANNELS, name)
+                except MalformedFrameError as error:
+                    raise self.file.problem(str(error), row) from None
+                if image is not None:
+                    images[number] = image
+            yield row, int(values[TIMESTAMP].as_py()), lidar, images
+
+
+class _Segment:
+    """All components but the range images."""
+
+    def __init__(self, files: dict[str, Path], path: Path, scans: _Scans) -> None:
+        self.name = scans.name
+        self._scans = scans
+        # Where a component is missing, opening it says so, and where it should lie.
+        where = {name: files.get(name, path.parent.parent / name / path.name) for name in COMPONENTS}
+        self._calibrations = self._read_calibrations(ComponentFile(where[_CALIBRATION], (SEGMENT, LASER, _EXTRINSIC)))
+        self._poses = self._read_poses(ComponentFile(where[_VEHICLE], (SEGMENT, TIMESTAMP, _TRANSFORM)))
+        self._labels = self._read_labels(files.get(_BOX))
+        self._stats = self._read_stats(files.get(_STATS))
+        has_top = any(Lidar.TOP in lidars for lidars in scans.lidars.values())
+        self._pixel_poses = _PixelPoses(where[_POSE], self) if has_top else None
+
+    def decode(self, timestamp: int, lidar: Lidar, images: dict[int, Float32Array]) -> list[ScanPart]:
+        """Return the points of one lidar's range images."""
+        if not images:
+            return []
+        pixel_pose = self._pixel_poses.take(timestamp) if lidar == Lidar.TOP and self._pixel_poses else None
+        inverse = np.asarray(np.linalg.inv(self._poses[timestamp]), np.float64)
+        calibration = self._calibrations.get(lidar)
+        return [
+            scan_part(int(lidar), number, image, calibration, pixel_pose, inverse) for number, image in images.items()
+        ]
+
+    def frame(self, timestamp: int, parts: Sequence[ScanPart]) -> Frame:
+        """Join what belongs to a frame."""
+        points, lidar, return_number, in_zone = join_parts(parts)
+        time_of_day, location, weather = self._stats.get(timestamp, ("", "", ""))
+        return Frame(
+            context_name=self.name,
+            timestamp_micros=timestamp,
+            pose=self._poses[timestamp],
+            points=points,
+            lidar=lidar,
+            return_number=return_number,
+            in_no_label_zone=in_zone,
+            labels=None if self._labels is None else self._labels.get(timestamp, empty_boxes()),
+            time_of_day=time_of_day,
+            location=location,
+            weather=weather,
+        )
+
+    def check_keys(self, file: ComponentFile, rows: Iterable[tuple[Any, Hashable]], *, all_frames: bool) -> None:
+        """Refuse rows of another segment, keys that occur twice, and frames that only one side has.
+
+        Args:
+            file: the component.
+            rows: the segment and the rest of the key of each row, which is the timestamp or begins with it.
+            all_frames: whether each frame must have a row.
+        """
+        keys: list[Hashable] = []
+        for row, (segment, key) in enumerate(rows):
+            if segment != self.name:
+                raise file.problem(f"it holds a row of the segment {segment}, {LIDAR} those of {self.name}", row)
+            keys.append(key)
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise file.problem(f"the key {twice[0]} occurs more than once")
+        if not all_frames:
+            return
+        frames = {key[0] if isinstance(key, tuple) else key for key in keys}
+        missing = [timestamp for timestamp in self._scans.lidars if timestamp not in frames]
+        if missing:
+            raise file.problem(f"{len(missing)} frames of {LIDAR} have no row here, the first is {missing[0]}")
+
+    def check_frames(self, file: ComponentFile, timestamps: Iterable[int]) -> None:
+        """Refuse rows of frames that have no range image: their frames would be missing from the data in silence."""
+        surplus = sorted({timestamp for timestamp in timestamps if timestamp not in self._scans.lidars})
+        if surplus:
+            raise file.problem(f"{len(surplus)} of its frames have no row in {LIDAR}, the first is {surplus[0]}")
+
+    def _read_calibrations(self, file: ComponentFile) -> dict[Lidar, Calibration]:
+        names = [f"{_INCLINATION}{name}" for name in ("values", "min", "max")]
+        rows = file.values((SEGMENT, LASER, _EXTRINSIC, *names))
+        lidars = [_lidar(file, row[LASER], number) for number, row in enumerate(rows)]
+        keys = zip((row[SEGMENT] for row in rows), lidars, strict=True)
+        self.check_keys(file, keys, all_frames=False)
+        calibrations = {}
+        for number, (lidar, row) in enumerate(zip(lidars, rows, strict=True)):
+            values, low, high = (row[name] for name in names)
+            try:
+                extrinsic = rigid_pose(as_numbers(row[_EXTRINSIC]), f"{lidar.name}: the calibration's extrinsic")
+            except MalformedFrameError as error:
+                raise file.problem(str(error), number) from None
+            calibrations[lidar] = Calibration(extrinsic, as_numbers(values), low or 0.0, high or 0.0)
+        return calibrations
+
+    def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:
+        rows = file.values((SEGMENT, TIMESTAMP, _TRANSFORM))
+        self.check_keys(file, ((row[SEGMENT], row[TIMESTAMP]) for row in rows), all_frames=True)
+        self.check_frames(file, (row[TIMESTAMP] for row in rows))
+        poses = {}
+        for number, row in enumerate(rows):
+            try:
+                poses[row[TIMESTAMP]] = rigid_pose(as_numbers(row[_TRANSFORM]), "the vehicle's pose")
+            except MalformedFrameError as error:
+                raise file.problem(str(error), number) from None
+        return poses
+
+    def _read_labels(self, path: Path | None) -> dict[int, Boxes] | None:
+        """Return the labels by frame; None where the data set has none."""
+        if path is None:
+            return None
+        needed = (SEGMENT, TIMESTAMP, OBJECT, *_GEOMETRY, _TYPE)
+        file = ComponentFile(path, needed)
+        rows = file.values((*needed, *_MOTION, _POINTS, _DIFFICULTY))
+        self.check_keys(file, ((row[SEGMENT], (row[TIMESTAMP], row[OBJECT])) for row in rows), all_frames=False)
+        self.check_frames(file, (row[TIMESTAMP] for row in rows))
+        by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            by_frame[row[TIMESTAMP]].append(row)
+        labels = {}
+        for timestamp, members in by_frame.items():
+            try:
+                labels[timestamp] = _boxes(members, self._poses[timestamp])
+            except (ValueError, TypeError, OverflowError) as error:  # of other types than numbers, too
+                raise file.problem(f"frame {timestamp}: {error}") from None
+        return labels
+
+    def _read_stats(self, path: Path | None) -> dict[int, tuple[str, str, str]]:
+        if path is None:
+            return {}
+        file = ComponentFile(path, (SEGMENT, TIMESTAMP))
+        rows = file.values((SEGMENT, TIMESTAMP, *_STATS_COLUMNS))
+        self.check_keys(file, ((row[SEGMENT], row[TIMESTAMP]) for row in rows), all_frames=True)
+        self.check_frames(file, (row[TIMESTAMP] for row in rows))
+        first, second, third = _STATS_COLUMNS
+        return {row[TIMESTAMP]: (row[first] or "", row[second] or "", row[third] or "") for row in rows}
+
+
+class _PixelPoses:
+    """The component `lidar_pose`, read on as the frames need it."""
+
+    _VALUES, _SHAPE = (f"[LiDARPoseComponent].range_image_return1.{name}" for name in ("values", "shape"))
+
+    def __init__(self, path: Path, segment: _Segment) -> None:
+        self._file = ComponentFile(path, (SEGMENT, TIMESTAMP, LASER, self._VALUES, self._SHAPE))
+        keys = self._file.values((SEGMENT, TIMESTAMP, LASER))
+        rows = ((key[SEGMENT], (key[TIMESTAMP], key[LASER])) for key in keys)
+        segment.check_keys(self._file, rows, all_frames=False)
+        self._rows = enumerate(self._file.rows((TIMESTAMP, LASER, self._VALUES, self._SHAPE)))
+        self._passed: dict[int, tuple[int, dict[str, Any]]] = {}
+
+    def take(self, timestamp: int) -> Float32Array | None:
+        """Return TOP's pixel poses [H, W, 6] of a frame, once; None where there are none."""
+        while timestamp not in self._passed:
+            row, values = next(self._rows, (0, None))
+            if values is None:
+                return None
+            if _lidar(self._file, values[LASER].as_py(), row) == Lidar.TOP:
+                self._passed[int(values[TIMESTAMP].as_py())] = row, values
+        row, values = self._passed.pop(timestamp)
+        try:
+            return as_matrix(values[self._VALUES], values[self._SHAPE], POSE_CHANNELS, "TOP: the pixel poses")
+        except MalformedFrameError as error:
+            raise self._file.problem(str(error), row) from None
+
+
+def _boxes(rows: Sequence[dict[str, Any]], pose: Float64Array) -> Boxes:
+    """Return a frame's boxes in the order of the rows; an absent number of the optional columns is 0."""
+    motion = np.array([[row[name] or 0.0 for name in _MOTION] for row in rows], np.float64)
+    return make_boxes(
+        np.array([[row[name] for name in _GEOMETRY] for row in rows], np.float64),
+        motion.reshape(-1, 2, 3),
+        pose,
+        types=[int(row[_TYPE] or 0) for row in rows],
+        ids=[row[OBJECT] for row in rows],
+        difficulty=[int(row[_DIFFICULTY] or 0) for row in rows],
+        num_points=[int(row[_POINTS] or 0) for row in rows],
+    )
+
+
+def _image_columns(number: int) -> tuple[str, str]:
+    prefix = f"[LiDARComponent].range_image_return{number}."
+    return f"{prefix}values", f"{prefix}shape"
+
+
+def _lidar(file: ComponentFile, value: Any, row: int) -> Lidar:
+    try:
+        return as_lidar(value)
+    except MalformedFrameError as error:
+        raise file.problem(str(error), row) from None
