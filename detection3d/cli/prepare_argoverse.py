@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from detection3d.files import walk
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Source
+    from detection3d.data.store import StoreSettings
+    from detection3d.types.scene import Frame
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source in sources:
         for line in _shortcomings(source.path):
             print(f"note: {source.name}: {line}", file=sys.stderr)
-    return prepare_and_report(sources, options, (1, 2))
+    return prepare_and_report(sources, options)
 
 
 def find_sources(path: Path) -> "list[Source]":
@@ -36,7 +38,7 @@ def find_sources(path: Path) -> "list[Source]":
     Raises:
         UserError: there is no such folder, or no log in it.
     """
-    from detection3d.data.argoverse import log_name, read_log
+    from detection3d.data.argoverse import log_name
     from detection3d.data.preparation import Source
 
     if not path.is_dir():
@@ -44,7 +46,17 @@ def find_sources(path: Path) -> "list[Source]":
     logs = sorted(folder for folder in (path, *walk(path)) if (folder / "sensors" / "lidar").is_dir())
     if not logs:
         raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
-    return [Source(log_name(log), log, read_log) for log in logs]
+    return [Source(log_name(log), log, _read, count=_count) for log in logs]
+
+
+def _read(log: Path, settings: "StoreSettings") -> "Iterable[Frame]":
+    from detection3d.data.argoverse import read_log
+
+    return read_log(log, every=settings.every)
+
+
+def _count(log: Path) -> int:
+    return sum(1 for _ in (log / "sensors" / "lidar").glob("*.feather"))
 
 
 def _shortcomings(log: Path) -> list[str]:

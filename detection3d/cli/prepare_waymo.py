@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from detection3d.files import walk
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Source
+    from detection3d.data.store import StoreSettings
+    from detection3d.types.scene import Frame
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +44,11 @@ def find_sources(path: Path) -> "list[Source]":
         UserError: there is no such path, no segment in it, or segments of v1 and v2.
     """
     from detection3d.data.preparation import Source
-    from detection3d.data.waymo import read_segment
 
     if path.is_file():
         if path.suffix == ".parquet":
             return [_component_source(path, path.name)]
-        return [Source(path.name, path, read_segment)]
+        return [Source(path.name, path, _read_records, count=_count_records)]
     if not path.is_dir():
         raise UserError(f"{path}: there is no such file or folder; give the one that holds Waymo's files")
     files = sorted(file for file in walk(path) if file.is_file())
@@ -71,19 +72,42 @@ def find_sources(path: Path) -> "list[Source]":
         )
     if scans:
         return [_component_source(file, file.relative_to(path).as_posix()) for file in scans]
-    return [Source(file.relative_to(path).as_posix(), file, read_segment) for file in records]
+    return [Source(file.relative_to(path).as_posix(), file, _read_records, count=_count_records) for file in records]
 
 
 def _component_source(path: Path, name: str) -> "Source":
     from detection3d.data.preparation import Source
-    from detection3d.data.waymo import read_component_segment
     from detection3d.data.waymo.component_frames import COMPONENTS
 
     if path.parent.name != "lidar":
         raise UserError(f"{path}: of Waymo v2, give the folder, or the file in its folder lidar")
     # Those that are missing are reported when the segment is read.
     others = [path.parent.parent / component / path.name for component in COMPONENTS if component != "lidar"]
-    return Source(name, path, read_component_segment, tuple(file for file in others if file.exists()))
+    return Source(name, path, _read_components, tuple(file for file in others if file.exists()), _count_components)
+
+
+def _read_records(path: Path, settings: "StoreSettings") -> "Iterable[Frame]":
+    from detection3d.data.waymo import read_segment
+
+    return read_segment(path, settings.returns, every=settings.every)
+
+
+def _count_records(path: Path) -> int:
+    from detection3d.data.waymo import index_records
+
+    return len(index_records(path))
+
+
+def _count_components(path: Path) -> int:
+    from detection3d.data.waymo.component_frames import count_component_frames
+
+    return count_component_frames(path)
+
+
+def _read_components(path: Path, settings: "StoreSettings") -> "Iterable[Frame]":
+    from detection3d.data.waymo import read_component_segment
+
+    return read_component_segment(path, settings.returns, every=settings.every)
 
 
 def _describe(files: Sequence[Path]) -> str:

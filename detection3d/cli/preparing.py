@@ -1,6 +1,8 @@
 """What the preparation tools share: options, progress, and the summary at the end."""
 
 import argparse
+import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Outcome, Progress, Source
-    from detection3d.data.store import LeftOut, SegmentRecord
+    from detection3d.data.store import LeftOut, SegmentRecord, StoreSettings
 
 
 def add_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -17,11 +19,19 @@ def add_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared store")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one for each core)")
     parser.add_argument(
+        "--every", type=_positive, default=1, metavar="N", help="keep every Nth frame of each segment (default: all)"
+    )
+    parser.add_argument(
+        "--range", type=_metres, metavar="M", help="leave out points with |x| or |y| beyond M metres (default: none)"
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="re-read the whole store against its checksums at the end"
     )
 
 
-def prepare_and_report(sources: "Sequence[Source]", options: argparse.Namespace, returns: tuple[int, ...]) -> int:
+def prepare_and_report(
+    sources: "Sequence[Source]", options: argparse.Namespace, returns: tuple[int, ...] = (1, 2)
+) -> int:
     """Prepare the sources, show how it goes, and list what was left out.
 
     Args:
@@ -37,11 +47,12 @@ def prepare_and_report(sources: "Sequence[Source]", options: argparse.Namespace,
     from detection3d.data.store import StoreSettings
 
     workers = options.workers or available_cores()
-    with _Display(sys.stdout.isatty()) as display:
+    settings = StoreSettings(returns=returns, every=options.every, reach=options.range)
+    with _Display(sys.stdout.isatty(), options.output, settings) as display:
         outcome = prepare(
             sources,
             options.output,
-            settings=StoreSettings(returns=returns),
+            settings=settings,
             workers=workers,
             report=display.report,
             start=display.start,
@@ -54,7 +65,8 @@ def prepare_and_report(sources: "Sequence[Source]", options: argparse.Namespace,
 class _Display:
     """A progress bar on a terminal, a line for each source in a file."""
 
-    def __init__(self, is_terminal: bool) -> None:
+    def __init__(self, is_terminal: bool, output: Path, settings: "StoreSettings") -> None:
+        self._output, self._settings = output, settings
         self._progress = None
         if is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -71,10 +83,26 @@ class _Display:
         if self._progress is not None:
             self._progress.stop()
 
-    def start(self, pending: int, finished: int) -> None:
-        self._print(f"{pending} segments to prepare, {finished} finished earlier")
+    def start(self, pending: "Sequence[Source]", finished: int) -> None:
+        self._print(f"{len(pending)} segments to prepare, {finished} finished earlier")
+        if pending:
+            self._foretell(pending)
         if self._progress is not None and pending:
-            self._task = self._progress.add_task("segments", total=pending, rate="")
+            self._task = self._progress.add_task("segments", total=len(pending), rate="")
+
+    def _foretell(self, pending: "Sequence[Source]") -> None:
+        from detection3d.data.preparation_estimate import estimate
+
+        expected = estimate(pending, self._settings)
+        if expected is None:
+            return
+        free = shutil.disk_usage(self._output).free
+        self._print(
+            f"about {expected.frames:,} frames, {expected.size / 1e9:.3g} GB (each segment taken to be as dense as the"
+            f" first); {free / 1e9:.3g} GB are free"
+        )
+        if expected.size > free:
+            print(f"note: {self._output} may become full; what is finished then is kept", file=sys.stderr)
 
     def report(self, progress: "Progress", result: "SegmentRecord | LeftOut") -> None:
         from detection3d.data.store import LeftOut
@@ -139,6 +167,16 @@ def _describe(entry: "LeftOut") -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _metres(text: str) -> float:
+    try:
+        metres = float(text)
+    except ValueError:
+        metres = 0.0
+    if not 0 < metres < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a distance above 0 in metres")
+    return metres
 
 
 def _positive(text: str) -> int:

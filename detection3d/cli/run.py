@@ -11,6 +11,7 @@ from detection3d.errors import UserError
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+UNHEARD = 141  # 128 + SIGPIPE
 
 
 def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
@@ -21,8 +22,8 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         arguments: the command line without the program's name; None takes `sys.argv`.
 
     Returns:
-        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C. Set DETECTION3D_TRACEBACK=1 to see
-        where an error came from.
+        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C, 141 where stdout was closed. Set
+        DETECTION3D_TRACEBACK=1 to see where an error came from.
     """
     try:
         return main(arguments)
@@ -35,6 +36,10 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         if error.name not in _OPTIONAL:
             raise
         _complain(f"{error.name} is not installed; this tool needs it: pip install 'detection3d[train]'")
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`). Nothing more can be said; Python would try to at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
     except OSError as error:
         if error.errno not in _USUAL_ERRORS:
             raise

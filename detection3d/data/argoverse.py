@@ -76,13 +76,14 @@ _POSE_COLUMNS = ("timestamp_ns", *_QUATERNION_COLUMNS, *_CENTRE_COLUMNS)
 _ANNOTATION_COLUMNS = (*_POSE_COLUMNS, "track_uuid", "category", *_SIZE_COLUMNS, "num_interior_pts")
 
 
-def read_log(log: Path | str, require_poses: bool = False) -> Iterator[Frame]:
+def read_log(log: Path | str, require_poses: bool = False, every: int = 1) -> Iterator[Frame]:
     """Yield the sweeps of a log in the order of time.
 
     Args:
         log: the log's folder.
         require_poses: refuse a log without poses. Otherwise its poses are the identity and its velocities 0: good for
             single sweeps, wrong for joining several.
+        every: read every so many sweeps, from the first on.
 
     Raises:
         DataError: a file is missing, can't be read or lacks a column, an unknown category, or a sweep outside the
@@ -93,7 +94,7 @@ def read_log(log: Path | str, require_poses: bool = False) -> Iterator[Frame]:
     poses = _read_poses(log / "city_SE3_egovehicle.feather", require_poses)
     annotations = _read_annotations(log / "annotations.feather", poses)
     context_name = log_name(log)
-    for timestamp_ns, path in sweeps:
+    for timestamp_ns, path in sweeps[::every]:
         points = _read_points(path)
         pose = np.eye(4) if poses is None else poses.at(timestamp_ns, path)
         count = len(points)

@@ -72,12 +72,15 @@ class PackingLosses:
         )
 
 
-def pack(frame: Frame, returns: Collection[int] = (1, 2)) -> tuple[PackedArrays, PackingLosses]:
+def pack(
+    frame: Frame, returns: Collection[int] = (1, 2), reach: float | None = None
+) -> tuple[PackedArrays, PackingLosses]:
     """Pack the points of a frame, in their order.
 
     Args:
         frame: the frame.
         returns: the return numbers to keep.
+        reach: metres; points with |x| or |y| beyond it are not kept. None keeps them.
 
     Returns:
         The packed points and the count of what was lost.
@@ -88,6 +91,9 @@ def pack(frame: Frame, returns: Collection[int] = (1, 2)) -> tuple[PackedArrays,
     _check(frame)
     finite = np.isfinite(frame.points).all(axis=1)
     wanted = np.isin(frame.return_number, list(returns))
+    if reach is not None:
+        far = (np.abs(frame.points[:, :2]) > reach).any(axis=1)
+        wanted &= ~(far & finite)  # what isn't finite is a loss, wherever it would lie
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.rint(frame.points[:, :3] * np.float32(1 / STEP))
         in_range = (np.abs(steps) <= _MOST_STEPS).all(axis=1)

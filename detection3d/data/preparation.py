@@ -82,7 +82,7 @@ def prepare(
     settings: StoreSettings | None = None,
     workers: int = 1,
     report: Report | None = None,
-    start: Callable[[int, int], None] | None = None,
+    start: Callable[[Sequence[Source], int], None] | None = None,
 ) -> Outcome:
     """Prepare every source that isn't in the store yet, or has changed since.
 
@@ -96,7 +96,7 @@ def prepare(
         settings: the choices of the store, the same for all its segments.
         workers: number of processes.
         report: called after each source.
-        start: called once with the number of sources to prepare and the number of those finished earlier.
+        start: called once with the sources to prepare and the number of those finished earlier.
 
     Returns:
         What was done and what was left out.
@@ -119,7 +119,7 @@ def prepare(
         finished = _finished_sources(output, settings)
         pending = [source for source in sources if not _is_finished(source, finished)]
         if start is not None:
-            start(len(pending), len(sources) - len(pending))
+            start(pending, len(sources) - len(pending))
         earlier = _earlier_left_out(output, names)
         if pending:
             _announce(output, settings, pending, earlier)

@@ -25,14 +25,17 @@ class Source:
     Attributes:
         name: what to call it in messages and in the store; unique, the same in every run.
         path: the file or folder.
-        read: yields the frames of `path`, in order. It must be picklable: a function of a module.
+        read: yields those frames of `path` that the settings want, in order; points that they don't want are passed
+            over later. It must be picklable: a function of a module.
         companions: other files that `read` reads, given `path`.
+        count: returns the number of frames of `path` without decoding them; None where that can't be told.
     """
 
     name: str
     path: Path
-    read: Callable[[Path], Iterable[Frame]]
+    read: Callable[[Path, StoreSettings], Iterable[Frame]]
     companions: tuple[Path, ...] = ()
+    count: Callable[[Path], int] | None = None
 
     def fingerprint(self) -> SourceRecord:
         """Describe the present state of the file and its companions, or of all files in the folder.
@@ -81,7 +84,7 @@ def prepare_source(source: Source, root: Path, settings: StoreSettings) -> Segme
 
 def _write_segment(source: Source, root: Path, settings: StoreSettings) -> SegmentRecord:
     fingerprint = source.fingerprint()
-    frames = iter(source.read(source.path))
+    frames = iter(source.read(source.path, settings))
     first = next(frames, None)
     if first is None:
         raise DataError(source.path, "it holds no frames")

@@ -48,14 +48,14 @@ class Store:
         root: the store's folder.
         names: names of the S segments.
         frames: int64 [S], frames of each.
-        returns: lidar returns that were kept at its preparation.
+        settings: the choices at its preparation.
     """
 
     def __init__(
-        self, root: Path, names: tuple[str, ...], frames: np.ndarray, returns: tuple[int, ...] = (1, 2)
+        self, root: Path, names: tuple[str, ...], frames: np.ndarray, settings: StoreSettings | None = None
     ) -> None:
         self.root = root
-        self.returns = returns
+        self.settings = settings or StoreSettings()
         self._names = names
         self._frames = frames
         self._ends = np.cumsum(frames)
@@ -77,24 +77,34 @@ class Store:
             _check_sizes(root, segment)
         names = tuple(segment.context_name for segment in manifest.segments)
         frames = np.array([segment.frames for segment in manifest.segments], np.int64)
-        return cls(root, names, frames, manifest.settings.returns)
+        return cls(root, names, frames, manifest.settings)
 
     def __len__(self) -> int:
         """Number of frames."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __reduce__(self) -> tuple:
-        return Store, (self.root, self._names, self._frames, self.returns)
+        return Store, (self.root, self._names, self._frames, self.settings)
 
-    def require_returns(self, wanted: Sequence[int]) -> None:
-        """Check that the store kept every return that is wanted of it.
+    def require(self, returns: Sequence[int], point_range: Sequence[float]) -> None:
+        """Check that the store kept every point that is wanted of it.
+
+        Args:
+            returns: lidar returns.
+            point_range: metres, x, y, z of the lower corner and of the upper one.
 
         Raises:
             UserError: it did not.
         """
-        missing = [number for number in wanted if number not in self.returns]
+        reach, farthest = self.settings.reach, max(abs(point_range[axis]) for axis in (0, 1, 3, 4))
+        if reach is not None and farthest > reach:
+            raise UserError(
+                f"model.point_range goes out to {farthest:g} m, but {self.root} was prepared with points out to"
+                f" {reach:g} m; prepare it again with another --range, or none"
+            )
+        missing = [number for number in returns if number not in self.settings.returns]
         if missing:
-            kept = ", ".join(map(str, self.returns))
+            kept = ", ".join(map(str, self.settings.returns))
             raise UserError(
                 f"data.returns asks for return {', '.join(map(str, missing))}, but {self.root} was prepared with return"
                 f" {kept} only; set data.returns=[{kept}], or prepare it again with --returns"

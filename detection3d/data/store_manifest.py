@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detection3d.errors import DataError
 from detection3d.files import replace_file
@@ -63,9 +63,13 @@ class StoreSettings(_Record):
 
     Attributes:
         returns: lidar returns that were kept.
+        every: of each segment, every so many frames were kept, from the first on.
+        reach: metres; points with |x| or |y| beyond it were left out. None: all were kept.
     """
 
     returns: tuple[int, ...] = (1, 2)
+    every: int = Field(default=1, ge=1)
+    reach: float | None = Field(default=None, gt=0)
 
 
 class LossRecord(_Record):

@@ -108,17 +108,18 @@ class SegmentWriter:
         """Append a frame; frames are numbered in the order of the calls.
 
         Args:
-            frame: a frame of this segment. It may have no points and no boxes; labels may be None.
+            frame: a frame of this segment, one of those that the settings want. It may have no points and no boxes;
+                labels may be None.
 
         Raises:
             DataError: the frame belongs to another segment, repeats a timestamp, or holds unusable values. The record
                 is the frame's number in the segment.
             OSError: it can't be written.
         """
-        record = len(self._frames)
+        record = len(self._frames) * self._settings.every
         try:
             self._check(frame)
-            packed, losses = pack(frame, self._settings.returns)
+            packed, losses = pack(frame, self._settings.returns, self._settings.reach)
         except UserError as error:
             raise DataError(self._name_of_source(), str(error), record) from error
         blocks = _blocks(packed)

@@ -79,7 +79,7 @@ def detect_store(
     Yields:
         What was found in each frame; detections that hold a point of a no-label zone are flagged.
     """
-    store.require_returns(config.data.returns)
+    store.require(config.data.returns, config.model.point_range)
     done = 0
     dtype = DENSE_DTYPES[config.training.precision] if device.type == "cuda" else torch.float32
     for host_batch in evaluation_batches(store, batch_size=config.training.batch_size, workers=config.data.workers):

@@ -103,7 +103,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
-    store.require_returns(config.data.returns)
+    store.require(config.data.returns, config.model.point_range)
     state = build_state(config, device)
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)

@@ -1,10 +1,13 @@
 import errno
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from detection3d.cli.run import run
 from detection3d.errors import DataError, UserError
+from tests.conftest import ROOT
 
 
 def ended(capsys, error: BaseException) -> tuple[int, str]:
@@ -54,6 +57,13 @@ def test_the_place_of_an_error_on_demand(capsys, monkeypatch):
     _, errors = ended(capsys, UserError("a"))
     assert errors.startswith("Traceback")
     assert errors.endswith("error: a\n")
+
+
+def test_a_reader_that_has_gone_is_no_defect():
+    code = "import sys; from detection3d.cli.run import run; sys.exit(run(lambda _: print('x' * 10**6) or 0))"
+    command = f'"{sys.executable}" -u -c "{code}" | true; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_the_status_of_the_tool_is_passed_on():

@@ -67,9 +67,9 @@ def write_recipe(path: Path, **recipe: object) -> Source:
     return Source(path.name, path, read_recipe)
 
 
-def read_recipe(path: Path) -> Iterator[Frame]:
+def read_recipe(path: Path, settings: StoreSettings) -> Iterator[Frame]:
     recipe = json.loads(path.read_text())
-    for number in range(recipe["frames"]):
+    for number in range(0, recipe["frames"], settings.every):
         if number == recipe.get("fail_at"):
             raise DataError(path, "the record's checksum is wrong", number)
         if number == recipe.get("crash_at"):

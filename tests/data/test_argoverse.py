@@ -183,6 +183,9 @@ def test_all_categories_have_a_type() -> None:
 def test_real_logs(shared: Path, log: str, sweeps: int) -> None:
     frames = list(read_log(shared / "real" / "argoverse2" / log))
     assert len(frames) == sweeps
+    assert [frame.key for frame in read_log(shared / "real" / "argoverse2" / log, every=2)] == [
+        frame.key for frame in frames[::2]
+    ]
     for frame in frames:
         labels = labels_of(frame.labels)
         # The data set's own counts, from the same points and boxes: frame, headings and sizes are right. A point on a

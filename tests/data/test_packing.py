@@ -86,6 +86,16 @@ def test_an_excluded_return_is_not_a_loss():
     assert (len(packed), losses) == (0, PackingLosses(not_finite=2))
 
 
+def test_points_beyond_the_reach_are_no_losses_either():
+    points = np.zeros((7, 5))
+    points[:, 0] = (0, 50, -50, 50.01, 0, 300, np.inf)
+    points[4, 1] = -50.01
+    points[:, 2] = 100  # the height doesn't count
+    packed, losses = pack(frame_of(points), reach=50.0)
+    assert packed.xyz[:, 0].tolist() == [0, 6400, -6400]
+    assert losses == PackingLosses(not_finite=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

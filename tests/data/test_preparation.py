@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from detection3d.cli import prepare_argoverse, prepare_waymo
 from detection3d.cli.run import run
 from detection3d.data import store_manifest, store_writer
 from detection3d.data.preparation import Source, prepare
+from detection3d.data.preparation_estimate import estimate
 from detection3d.data.store import SegmentRecord, Store, StoreSettings, verify
 from detection3d.data.waymo import read_segment
 from detection3d.errors import DataError, UserError
@@ -285,12 +288,59 @@ def test_frames_without_lidar_are_refused_by_the_waymo_tool(tmp_path, shared, ca
         ("--returns", "2,3", "'2,3': choose 1, 2 or 1,2"),
         ("--workers", "all", "'all': give a whole number of at least 1"),
         ("--workers", "0", "'0': give a whole number of at least 1"),
+        ("--every", "-1", "'-1': give a whole number of at least 1"),
+        ("--range", "far", "'far': give a distance above 0 in metres"),
+        ("--range", "nan", "'nan': give a distance above 0 in metres"),
     ],
 )
 def test_options_that_cannot_be_used_are_told_in_words(option, value, message, capsys):
     with pytest.raises(SystemExit):
         prepare_waymo.main(["--input", "in", "--output", "out", option, value])
     assert capsys.readouterr().err.endswith(f"error: argument {option}: {message}\n")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_every_second_frame_out_to_a_range(tmp_path, shared, capfd, version):
+    source = shared / "waymo" / "encoded" / version
+    command = ["--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1", "--every", "2"]
+    command += ["--range", "30.5", "--returns", "2"]
+    assert run(prepare_waymo.main, command) == 0
+    assert re.search(r"about 2 frames, \S+ GB .*; \S+ GB are free", capfd.readouterr().out)
+    store = Store.open(tmp_path / "out")
+    assert store.settings == StoreSettings(returns=(2,), every=2, reach=30.5)
+    frames = list(read_segment(next((shared / "waymo" / "encoded" / "v1").glob("*.tfrecord"))))
+    assert [store.key(index) for index in range(len(store))] == [frames[0].key, frames[2].key]
+    for index, frame in enumerate((frames[0], frames[2])):
+        near = (np.abs(frame.points[:, :2]) <= 30.5).all(axis=1) & (frame.return_number == 2)
+        stored = store.frame(index)
+        assert 0 < near.sum() < (frame.return_number == 2).sum()
+        np.testing.assert_array_equal(stored.lidar, frame.lidar[near])
+        assert np.abs(stored.points[:, :3] - frame.points[near, :3]).max() <= 2.0**-8
+        assert sorted(stored.labels.ids) == sorted(frame.labels.ids)  # boxes count whether or not their points do
+    assert run(prepare_waymo.main, [*command[:-4], "--range", "40"]) == 1
+    assert "was prepared with returns=(2,) every=2 reach=30.5, now asked for:" in capfd.readouterr().err
+
+
+def test_an_estimate_needs_a_source_that_can_be_read(tmp_path):
+    sources = [replace(source, count=lambda _: 3) for source in recipes(tmp_path / "in", count=6)]
+    settings = StoreSettings(every=2)
+    expected = estimate(sources, settings)
+    assert expected is not None
+    assert expected.frames == 12
+    assert expected.size == 12 * 200 * 11
+    sources[0].path.unlink()
+    write_recipe(sources[1].path, fail_at=0)
+    assert estimate(sources[1:], settings) is not None
+    assert estimate(sources[1:2], settings) is None
+    assert estimate(recipes(tmp_path / "in"), settings) is None  # they don't tell how many frames they hold
+    assert estimate([], settings) is None
+
+
+def test_a_store_that_may_not_fit_is_told(tmp_path, shared, capfd, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    source = shared / "waymo" / "encoded" / "v1"
+    assert run(prepare_waymo.main, ["--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert f"note: {tmp_path / 'out'} may become full" in capfd.readouterr().err
 
 
 def test_a_damaged_store_fails_the_tool(tmp_path, shared, capfd):

@@ -217,7 +217,17 @@ def test_a_return_that_the_store_does_not_hold_is_told_before_training(tmp_path)
     with pytest.raises(UserError, match=message):
         train(small_config(data=store), tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
-    assert pickle.loads(pickle.dumps(Store.open(store))).returns == (1,)
+    assert pickle.loads(pickle.dumps(Store.open(store))).settings.returns == (1,)
+
+
+def test_a_store_with_less_range_than_the_model_is_told_before_training(tmp_path):
+    store = write_small_store(tmp_path / "store", frames=2)
+    write_manifest(store, StoreSettings(reach=15.5))
+    message = r"model\.point_range goes out to 16 m, but .*store was prepared with points out to 15\.5 m"
+    with pytest.raises(UserError, match=message):
+        train(small_config(data=store), tmp_path / "run", CPU)
+    write_manifest(store, StoreSettings(reach=16.0))
+    train(small_config("training.steps=1", data=store), tmp_path / "run", CPU)
 
 
 @pytest.mark.parametrize("changes", [{"points": 0}, {"boxes": 0}, {"points": 0, "boxes": 0}])

@@ -7,7 +7,7 @@ v2 has no polygons of no-label zones; the points' own flags are the same as in v
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,13 @@ def component_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS) -> Iterator[Frame]:
+def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS, every: int = 1) -> Iterator[Frame]:
     """Yield the frames of a segment in the order of time.
 
     Args:
         path: its parquet file of the component `lidar`; the others lie in folders beside this one's.
         returns: which of the returns 1 and 2 to read.
+        every: read every so many frames, from the first on.
 
     Raises:
         DataError: a component is missing or damaged, or rows of one have no counterpart in another.
@@ -85,8 +86,9 @@ def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS) -
     scans = _Scans(ComponentFile(Path(path), (SEGMENT, TIMESTAMP, LASER, *_image_columns(1))))
     segment = _Segment(files, Path(path), scans)
     parts: dict[int, list[ScanPart]] = defaultdict(list)
-    waiting = list(scans.lidars)
-    for row, timestamp, lidar, images in scans.read(tuple(sorted(set(returns)))):
+    waiting = list(scans.lidars)[::every]
+    wanted = set(waiting)
+    for row, timestamp, lidar, images in scans.read(tuple(sorted(set(returns))), wanted):
         try:
             parts[timestamp] += segment.decode(timestamp, lidar, images)
         except MalformedFrameError as error:
@@ -95,6 +97,15 @@ def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS) -
         while waiting and not scans.lidars[waiting[0]]:
             done = waiting.pop(0)
             yield segment.frame(done, parts.pop(done))
+
+
+def count_component_frames(path: Path | str) -> int:
+    """Return the number of frames of a segment, from the keys of its component `lidar`.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    return len(_Scans(ComponentFile(Path(path), (SEGMENT, TIMESTAMP, LASER))).lidars)
 
 
 class _Scans:
@@ -122,10 +133,15 @@ class _Scans:
             raise DataError(file.path, "it holds no rows")
         self.lidars = dict(sorted(found.items()))
 
-    def read(self, returns: Sequence[int]) -> Iterator[tuple[int, int, Lidar, dict[int, Float32Array]]]:
-        """Yield row, timestamp, lidar, and its range images by return."""
+    def read(
+        self, returns: Sequence[int], wanted: Container[int]
+    ) -> Iterator[tuple[int, int, Lidar, dict[int, Float32Array]]]:
+        """Yield row, timestamp, lidar, and its range images by return, for the wanted timestamps."""
         columns = [column for number in returns for column in _image_columns(number)]
         for row, values in enumerate(self.file.rows((TIMESTAMP, LASER, *columns))):
+            timestamp = int(values[TIMESTAMP].as_py())
+            if timestamp not in wanted:
+                continue
             lidar = _lidar(self.file, values[LASER].as_py(), row)
             images = {}
             for number in returns:
@@ -137,7 +153,7 @@ class _Scans:
                     raise self.file.problem(str(error), row) from None
                 if image is not None:
                     images[number] = image
-            yield row, int(values[TIMESTAMP].as_py()), lidar, images
+            yield row, timestamp, lidar, images
 
 
 class _Segment:

@@ -25,7 +25,9 @@ from detection3d.protos import waymo_pb2
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Frame, Lidar, UInt8Array
 
 
-def read_segment(path: Path | str, returns: Sequence[int] = RETURNS, labelled: bool | None = None) -> Iterator[Frame]:
+def read_segment(
+    path: Path | str, returns: Sequence[int] = RETURNS, labelled: bool | None = None, every: int = 1
+) -> Iterator[Frame]:
     """Yield the frames of a segment in the order of the file.
 
     The first frame that can't be used ends it; to go on with the others, use `index_records`, `read_record` and
@@ -35,6 +37,7 @@ def read_segment(path: Path | str, returns: Sequence[int] = RETURNS, labelled: b
         path: a TFRecord file of `Frame` messages.
         returns: which of the returns 1 and 2 to read.
         labelled: whether the segment has labels; None looks into it, see above.
+        every: read every so many records, from the first on.
 
     Raises:
         DataError: with the record and what is wrong with it.
@@ -42,7 +45,7 @@ def read_segment(path: Path | str, returns: Sequence[int] = RETURNS, labelled: b
     index = index_records(path)
     if labelled is None:
         labelled = segment_has_labels(path)
-    for record in range(len(index)):
+    for record in range(0, len(index), every):
         payload = read_record(index, record)
         yield decode_frame(payload, path, record, returns, labelled)
 
