@@ -19,6 +19,11 @@ def add_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared store")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one for each core)")
     parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster whose machines see the same files: auto, HOST:PORT, ray://HOST:PORT, or local",
+    )
+    parser.add_argument(
         "--every", type=_positive, default=1, metavar="N", help="keep every Nth frame of each segment (default: all)"
     )
     parser.add_argument(
@@ -43,17 +48,16 @@ def prepare_and_report(
         The exit status: 1 if anything was left out or the store is damaged.
     """
     from detection3d.data.preparation import prepare
-    from detection3d.data.preparation_pool import available_cores
     from detection3d.data.store import StoreSettings
 
-    workers = options.workers or available_cores()
     settings = StoreSettings(returns=returns, every=options.every, reach=options.range)
     with _Display(sys.stdout.isatty(), options.output, settings) as display:
         outcome = prepare(
             sources,
             options.output,
             settings=settings,
-            workers=workers,
+            workers=options.workers,
+            ray=options.ray,
             report=display.report,
             start=display.start,
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from detection3d.data import store_manifest as layout
 from detection3d.data.packing import PackingLosses
-from detection3d.data.preparation_pool import run_tasks
+from detection3d.data.preparation_pool import available_cores, run_tasks
+from detection3d.data.preparation_ray import run_on_ray
 from detection3d.data.preparation_task import Source, prepare_source
 from detection3d.data.store_manifest import LeftOut, Manifest, SegmentRecord, StoreSettings
 from detection3d.errors import UserError
@@ -80,7 +81,8 @@ def prepare(
     output: Path,
     *,
     settings: StoreSettings | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    ray: str | None = None,
     report: Report | None = None,
     start: Callable[[Sequence[Source], int], None] | None = None,
 ) -> Outcome:
@@ -94,7 +96,8 @@ def prepare(
         sources: what to prepare; names are unique.
         output: the store's folder; segments of other sources in it are kept.
         settings: the choices of the store, the same for all its segments.
-        workers: number of processes.
+        workers: number of processes; None: one for each core.
+        ray: address of a Ray cluster to use instead of processes here, see `run_on_ray`.
         report: called after each source.
         start: called once with the sources to prepare and the number of those finished earlier.
 
@@ -102,7 +105,8 @@ def prepare(
         What was done and what was left out.
 
     Raises:
-        UserError: the output is in use, isn't a folder, or was prepared with other settings; or a worker was killed.
+        UserError: the output is in use, isn't a folder, or was prepared with other settings; a worker was killed; or
+            there is no such cluster.
         OSError: the output can't be written (permissions, disk full).
     """
     settings = settings or StoreSettings()
@@ -127,7 +131,11 @@ def prepare(
         prepared: list[SegmentRecord] = []
         left_out: list[LeftOut] = []
         task = functools.partial(prepare_source, root=output, settings=settings)
-        for result in run_tasks(task, pending, workers):
+        if ray is None:
+            results = run_tasks(task, pending, workers or available_cores())
+        else:
+            results = run_on_ray(task, pending, ray, workers)
+        for result in results:
             if isinstance(result, SegmentRecord):
                 prepared.append(result)
             else:
