@@ -7,6 +7,11 @@ of ours and keeps its traceback.
 from pathlib import Path
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks, or its type's name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class UserError(ValueError):
     """Something the user can put right: a wrong setting, a missing file, an unusable input."""
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from detection3d.cli.preparing import add_options, prepare_and_report
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_options(
         parser,
-        "a .tfrecord file or a folder that is searched for them; for v2, the folder that holds lidar, lidar_box ...",
+        "a .tfrecord file or a folder that is searched for them; for v2, the folder that holds lidar, lidar_box ...;"
+        " or a URL of such, as gs://BUCKET/FOLDER, whose segments are fetched one by one",
+        remote=True,
     )
     parser.add_argument(
         "--returns", type=_returns, default=(1, 2), metavar="1,2", help="lidar returns to keep (default: 1,2)"
@@ -35,44 +37,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return prepare_and_report(find_sources(options.input), options, options.returns)
 
 
-def find_sources(path: Path) -> "list[Source]":
+def find_sources(place: Path | str) -> "list[Source]":
     """List the segments of a folder and its subfolders, or the one file that is named.
 
     A segment is a TFRecord of v1, or a parquet file in a folder named lidar, with v2's other components beside it.
 
-    Raises:
-        UserError: there is no such path, no segment in it, or segments of v1 and v2.
-    """
-    from detection3d.data.preparation import Source
+    Args:
+        place: a path, or a URL.
 
-    if path.is_file():
-        if path.suffix == ".parquet":
-            return [_component_source(path, path.name)]
-        return [Source(path.name, path, _read_records, count=_count_records)]
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such file or folder; give the one that holds Waymo's files")
-    files = sorted(file for file in walk(path) if file.is_file())
-    records = [file for file in files if file.suffix == ".tfrecord"]
-    scans = [file for file in files if file.suffix == ".parquet" and file.parent.name == "lidar"]
+    Raises:
+        UserError: there is no such place, no segment in it, or segments of v1 and v2.
+    """
+    if isinstance(place, str):
+        return _remote_sources(place)
+    if place.is_file():
+        if place.suffix == ".parquet":
+            return [_component_source(place, place.name)]
+        return [_record_source(place, place.name)]
+    if not place.is_dir():
+        raise UserError(f"{place}: there is no such file or folder; give the one that holds Waymo's files")
+    files = {file.relative_to(place).as_posix(): file for file in sorted(walk(place)) if file.is_file()}
+    names, are_records = _segments(str(place), list(files))
+    make = _record_source if are_records else _component_source
+    return [make(files[name], name) for name in names]
+
+
+def _segments(place: str, names: Sequence[str]) -> tuple[list[str], bool]:
+    """Return which of the files are segments, and whether they are v1's; note what is nearly one."""
+    records = [name for name in names if name.endswith(".tfrecord")]
+    scans = [name for name in names if name.endswith(".parquet") and PurePosixPath(name).parent.name == "lidar"]
     if records and scans:
-        raise UserError(
-            f"{path}: it holds v1's {records[0].relative_to(path)} and v2's {scans[0].relative_to(path)}; "
-            "give the folder of one of them"
-        )
+        raise UserError(f"{place}: it holds v1's {records[0]} and v2's {scans[0]}; give the folder of one of them")
     if not records and not scans:
-        raise UserError(f"{path}: no segment in it ({_describe(files)}); give a folder of .tfrecord files, or v2's")
+        raise UserError(f"{place}: no segment in it ({_describe(names)}); give a folder of .tfrecord files, or v2's")
     # Such as .tfrecord.gz, or .tfrecord_.gstmp of a download that was interrupted: a part of the data would be missed.
     kind = ".tfrecord" if records else ".parquet"
-    passed_over = [file for file in files if kind in file.name and file.suffix != kind]
+    passed_over = [name for name in map(_last, names) if kind in name and not name.endswith(kind)]
     if passed_over:
         print(
             f"note: {len(passed_over)} files are passed over, as their names don't end in {kind}: "
-            f"{passed_over[0].name}{' ...' if len(passed_over) > 1 else ''}; unpack them or get them again",
+            f"{passed_over[0]}{' ...' if len(passed_over) > 1 else ''}; unpack them or get them again",
             file=sys.stderr,
         )
-    if scans:
-        return [_component_source(file, file.relative_to(path).as_posix()) for file in scans]
-    return [Source(file.relative_to(path).as_posix(), file, _read_records, count=_count_records) for file in records]
+    return records or scans, bool(records)
+
+
+def _record_source(path: Path, name: str) -> "Source":
+    from detection3d.data.preparation import Source
+
+    return Source(name, path, _read_records, count=_count_records)
 
 
 def _component_source(path: Path, name: str) -> "Source":
@@ -84,6 +97,30 @@ def _component_source(path: Path, name: str) -> "Source":
     # Those that are missing are reported when the segment is read.
     others = [path.parent.parent / component / path.name for component in COMPONENTS if component != "lidar"]
     return Source(name, path, _read_components, tuple(file for file in others if file.exists()), _count_components)
+
+
+def _remote_sources(url: str) -> "list[Source]":
+    from detection3d.data.remote import RemoteSource, list_remote, select
+    from detection3d.data.waymo.component_frames import COMPONENTS
+
+    files = list_remote(url)
+    if not files:
+        raise UserError(f"{url}: there is no such file or folder; give the one that holds Waymo's files")
+    names, are_records = _segments(url, [file.name for file in files])
+    folders = {str(PurePosixPath(file.name).parent) for file in files}
+    sources: list[Source] = []
+    for name in names:
+        place = PurePosixPath(name)
+        siblings = [] if are_records else [str(place.parent.parent / item) for item in COMPONENTS]
+        wanted = [name] if are_records else [f"{folder}/{place.name}" for folder in siblings]
+        read = _read_records if are_records else _read_components
+        own = tuple(select(files, wanted))
+        sources.append(RemoteSource(name, Path(name), read, files=own, folders=tuple(folders.intersection(siblings))))
+    return sources
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(name).name
 
 
 def _read_records(path: Path, settings: "StoreSettings") -> "Iterable[Frame]":
@@ -110,8 +147,8 @@ def _read_components(path: Path, settings: "StoreSettings") -> "Iterable[Frame]"
     return read_component_segment(path, settings.returns, every=settings.every)
 
 
-def _describe(files: Sequence[Path]) -> str:
-    return f"{len(files)} other files, such as {files[0].name}" if files else "it is empty"
+def _describe(names: Sequence[str]) -> str:
+    return f"{len(names)} other files, such as {_last(names[0])}" if names else "it is empty"
 
 
 def _returns(text: str) -> tuple[int, ...]:

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from detection3d.data.store import LeftOut, SegmentRecord, StoreSettings
 
 
-def add_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the options of every preparation tool; `what` says what the input is."""
-    parser.add_argument("--input", type=Path, required=True, metavar="PATH", help=what)
+def add_options(parser: argparse.ArgumentParser, what: str, *, remote: bool = False) -> None:
+    """Add the options of every preparation tool.
+
+    Args:
+        parser: the tool's.
+        what: says what the input is.
+        remote: whether it may be a URL, which then stays a string.
+    """
+    parser.add_argument("--input", type=_path_or_url if remote else _path, required=True, metavar="PATH", help=what)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared store")
     parser.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one for each core)")
     parser.add_argument(
@@ -171,6 +177,20 @@ def _describe(entry: "LeftOut") -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _path_or_url(text: str) -> Path | str:
+    return text if _is_url(text) else Path(text)
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text
+
+
+def _path(text: str) -> Path:
+    if _is_url(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: this tool reads no URLs; copy the folder first")
+    return Path(text)
 
 
 def _metres(text: str) -> float:

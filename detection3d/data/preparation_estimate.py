@@ -39,7 +39,7 @@ def estimate(sources: Sequence[Source], settings: StoreSettings) -> Estimate | N
             if source.count is None:
                 return None
             frames = -(-source.count(source.path) // settings.every)
-            first = next(iter(source.read(source.path, settings)), None)
+            first = next(iter(source.frames(settings)), None)
             own = source.fingerprint().size
             total = sum(other.fingerprint().size for other in sources)
         except (UserError, OSError):

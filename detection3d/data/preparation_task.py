@@ -37,6 +37,14 @@ class Source:
     companions: tuple[Path, ...] = ()
     count: Callable[[Path], int] | None = None
 
+    def frames(self, settings: StoreSettings) -> Iterable[Frame]:
+        """Yield the frames that the settings want.
+
+        Raises:
+            DataError: they can't be read.
+        """
+        return self.read(self.path, settings)
+
     def fingerprint(self) -> SourceRecord:
         """Describe the present state of the file and its companions, or of all files in the folder.
 
@@ -84,7 +92,7 @@ def prepare_source(source: Source, root: Path, settings: StoreSettings) -> Segme
 
 def _write_segment(source: Source, root: Path, settings: StoreSettings) -> SegmentRecord:
     fingerprint = source.fingerprint()
-    frames = iter(source.read(source.path, settings))
+    frames = iter(source.frames(settings))
     first = next(frames, None)
     if first is None:
         raise DataError(source.path, "it holds no frames")

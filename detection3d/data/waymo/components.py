@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.matrices import shape_matrix
-from detection3d.errors import DataError
+from detection3d.errors import DataError, one_line
 from detection3d.types.scene import Float32Array, Float64Array, Lidar
 
 SEGMENT = "key.segment_context_name"
@@ -56,7 +56,7 @@ class ComponentFile:
         except FileNotFoundError:
             raise DataError(path, f"there is no such file; the segment needs its {self.component} component") from None
         except _DAMAGE as error:
-            raise DataError(path, f"it isn't a whole parquet file ({_line(error)}); get it again") from None
+            raise DataError(path, f"it isn't a whole parquet file ({one_line(error)}); get it again") from None
         self.columns: tuple[str, ...] = tuple(schema.names)
         missing = [name for name in needed if name not in self.columns]
         if missing:
@@ -108,7 +108,7 @@ class ComponentFile:
         return rows
 
     def _damaged(self, error: BaseException) -> DataError:
-        return DataError(self.path, f"its content is damaged ({_line(error)}); get it again")
+        return DataError(self.path, f"its content is damaged ({one_line(error)}); get it again")
 
     def problem(self, reason: str, row: int | None = None) -> DataError:
         """Return the error to raise about a row."""
@@ -155,10 +155,6 @@ def as_numbers(value: Sequence[float] | None) -> Float64Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_there(value: Any) -> bool:
