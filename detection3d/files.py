@@ -65,6 +65,11 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def own_name(path: Path) -> str:
+    """Return a folder's name, also where it is given as "." or ".."; a link has its own name."""
+    return os.path.basename(os.path.abspath(path))
+
+
 def walk(folder: Path) -> Iterator[Path]:
     """Yield all files and folders in `folder` and its subfolders, in order.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from detection3d.cli.preparing import add_options, prepare_and_report
 from detection3d.cli.run import run
 from detection3d.errors import UserError
-from detection3d.files import walk
+from detection3d.files import own_name, walk
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Source
@@ -38,7 +38,6 @@ def find_sources(path: Path) -> "list[Source]":
     Raises:
         UserError: there is no such folder, or no log in it.
     """
-    from detection3d.data.argoverse import log_name
     from detection3d.data.preparation import Source
 
     if not path.is_dir():
@@ -46,7 +45,7 @@ def find_sources(path: Path) -> "list[Source]":
     logs = sorted(folder for folder in (path, *walk(path)) if (folder / "sensors" / "lidar").is_dir())
     if not logs:
         raise UserError(f"{path}: no folder in it holds sensors/lidar; give the folder of the Argoverse 2 logs")
-    return [Source(log_name(log), log, _read, count=_count) for log in logs]
+    return [Source(own_name(log), log, _read, count=_count) for log in logs]
 
 
 def _read(log: Path, settings: "StoreSettings") -> "Iterable[Frame]":

@@ -17,7 +17,6 @@ split) and `city_SE3_egovehicle.feather`. How it becomes a `Frame`:
 Source: the data set's user guide (https://argoverse.github.io/user-guide/datasets/sensor.html).
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from pyarrow import feather
 
 from detection3d.data.argoverse_tracks import Poses, Tracks
 from detection3d.errors import DataError
+from detection3d.files import own_name
 from detection3d.geometry.host.boxes import wrap_angle
 from detection3d.types.scene import Boxes, Float32Array, Frame, Lidar, ObjectType
 
@@ -93,7 +93,7 @@ def read_log(log: Path | str, require_poses: bool = False, every: int = 1) -> It
     sweeps = _find_sweeps(log)
     poses = _read_poses(log / "city_SE3_egovehicle.feather", require_poses)
     annotations = _read_annotations(log / "annotations.feather", poses)
-    context_name = log_name(log)
+    context_name = own_name(log)
     for timestamp_ns, path in sweeps[::every]:
         points = _read_points(path)
         pose = np.eye(4) if poses is None else poses.at(timestamp_ns, path)
@@ -108,11 +108,6 @@ def read_log(log: Path | str, require_poses: bool = False, every: int = 1) -> It
             in_no_label_zone=np.zeros(count, np.bool_),
             labels=None if annotations is None else annotations.at(timestamp_ns),
         )
-
-
-def log_name(log: Path) -> str:
-    """Return the name of a log's folder, also where it is given as "." or ".."; a link has its own name."""
-    return os.path.basename(os.path.abspath(log))
 
 
 @dataclass(frozen=True)
