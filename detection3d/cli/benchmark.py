@@ -4,6 +4,8 @@ fork: whole training steps with each method at the fork against the same step wi
 from --config; the nets of 40 heads and the curves over tasks, channels and map size need no data. Of the detector's
 steps, those that measure telemetry are timed apart; "speed" is that of a training with one of them in
 --telemetry-every steps.
+
+data: frames a second of decoding, preparation, the store, and the loader with augmentation.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detection3d.cli.benchmark_data import add_parser as add_data_parser
 from detection3d.cli.run import run
 
 if TYPE_CHECKING:
@@ -29,7 +32,10 @@ SUBJECTS = ("detector", "linear", "convolution", "curves")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, time, print and write."""
     options = _parser().parse_args(arguments)
+    return options.run(options)
 
+
+def _run_fork(options: argparse.Namespace) -> int:
     import torch
 
     from detection3d.benchmark.fork import methods
@@ -66,16 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=["fork"], help="what to time")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--config", default="waymo_voxel", help="of the detector (default: waymo_voxel)")
-    parser.add_argument("--data", type=Path, help="a prepared store; needed for the detector")
-    parser.add_argument("--batch-size", type=int, default=8, help="of the detector (default: 8)")
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--telemetry-every", type=int, default=10, metavar="STEPS", help="default: 10")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    parsers = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    add_data_parser(parsers)
+    fork = parsers.add_parser("fork", help="the methods at the fork, in whole training steps")
+    fork.set_defaults(run=_run_fork)
+    fork.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    fork.add_argument("--methods", nargs="+", metavar="NAME", help="default: all")
+    fork.add_argument("--config", default="waymo_voxel", help="of the detector (default: waymo_voxel)")
+    fork.add_argument("--data", type=Path, help="a prepared store; needed for the detector")
+    fork.add_argument("--batch-size", type=int, default=8, help="of the detector (default: 8)")
+    fork.add_argument("--rounds", type=int, default=50)
+    fork.add_argument("--telemetry-every", type=int, default=10, metavar="STEPS", help="default: 10")
+    fork.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    fork.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
     return parser
 
 

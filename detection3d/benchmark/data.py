@@ -1,0 +1,104 @@
+"""Frames a second of each stage between a recording and the detector."""
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detection3d.config import AugmentationConfig
+from detection3d.data.augment import augment
+from detection3d.data.collate import collate
+from detection3d.data.loader import build_loader
+from detection3d.data.preparation import Source, prepare
+from detection3d.data.store import Store
+from detection3d.data.unpack import unpack
+from detection3d.types.scene import Frame
+from detection3d.types.tensors import to_device
+
+USUAL_AUGMENTATION = AugmentationConfig(
+    flip_x=0.5, flip_y=0.5, rotation=0.785, scale=0.05, translation=0.2, point_dropout=0.05
+)
+"""What the Waymo recipes use, and some drop-out."""
+
+
+def decode_rates(reads: dict[str, Callable[[], Iterable[Frame]]], *, frames: int, rounds: int) -> dict[str, float]:
+    """Return the frames a second that one core decodes by each reader, taken in turns: medians over the rounds.
+
+    Args:
+        reads: start reading, by name.
+        frames: to decode in a turn, after a first one that doesn't count (it opens files and compiles).
+        rounds: turns of each reader.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in reads}
+    for _ in range(rounds):
+        for name, read in reads.items():
+            iterator = iter(read())
+            next(iterator)
+            start = time.perf_counter()
+            count = sum(1 for _ in itertools.islice(iterator, frames))
+            seconds[name].append((time.perf_counter() - start) / max(count, 1))
+    return {name: 1 / statistics.median(values) for name, values in seconds.items()}
+
+
+def prepare_rate(sources: Sequence[Source], workers: int) -> float:
+    """Return the frames a second of a preparation into a temporary folder (of TMPDIR), its processes' start included.
+
+    Args:
+        sources: what to prepare.
+        workers: processes.
+    """
+    with tempfile.TemporaryDirectory() as output:
+        start = time.perf_counter()
+        outcome = prepare(sources, Path(output), workers=workers)
+        return sum(record.frames for record in outcome.prepared) / (time.perf_counter() - start)
+
+
+def read_rate(store: Store, *, reads: int) -> float:
+    """Return the frames a second that one core reads in random order to tensors, labels too, with a hot cache."""
+    order = np.random.default_rng(0).integers(0, len(store), reads).tolist()
+    for index in set(order):
+        collate(store, [index], [index])
+    start = time.perf_counter()
+    for index in order:
+        collate(store, [index], [index])
+    return reads / (time.perf_counter() - start)
+
+
+def loading_rate(store: Store, device: torch.device, *, batch_size: int, steps: int, workers: int) -> float:
+    """Return the frames a second that arrive on the device as floats, augmented: all that comes before the detector.
+
+    Args:
+        store: the frames.
+        device: where they are to arrive.
+        batch_size: samples of a step.
+        steps: that count; some more come first.
+        workers: processes that read.
+    """
+    warm_up = max(2 * workers, 5)
+    loader = build_loader(store, global_batch_size=batch_size, seed=0, total_steps=warm_up + steps, workers=workers)
+    start = 0.0
+    for step, host_batch in enumerate(loader):
+        if step == warm_up:
+            _wait(device)
+            start = time.perf_counter()
+        batch = to_device(host_batch, device)
+        points = unpack(batch.points)
+        augment(points, batch.labels, config=USUAL_AUGMENTATION, seed=0, sample_index=batch.sample_index)
+    _wait(device)
+    return steps * batch_size / (time.perf_counter() - start)
+
+
+def points_a_frame(store: Store) -> float:
+    """Return the mean number of points, of at most a hundred frames."""
+    chosen = np.linspace(0, len(store) - 1, min(len(store), 100)).astype(int)
+    return float(np.mean([len(store.packed(int(index))) for index in chosen]))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,77 @@
+"""The part `data` of the benchmark: frames a second from the recording to the detector's input."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detection3d.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from detection3d.types.scene import Frame
+
+
+def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the part and its options."""
+    parser = parsers.add_parser("data", help="decoding, preparation, the store, the loader with augmentation")
+    parser.add_argument("--v1", type=Path, metavar="FILE", help="a TFRecord of Waymo v1 to decode and to prepare")
+    parser.add_argument("--v2", type=Path, metavar="FILE", help="the segment's parquet file of v2's component lidar")
+    parser.add_argument("--data", type=Path, metavar="STORE", help="a prepared store to read and to load")
+    parser.add_argument("--frames", type=int, default=20, help="to decode in a turn (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of decoding (default: 5)")
+    parser.add_argument("--reads", type=int, default=1000, help="of the store (default: 1000)")
+    parser.add_argument("--steps", type=int, default=100, help="of the loader (default: 100)")
+    parser.add_argument("--batch-size", type=int, default=8, help="of the loader (default: 8)")
+    parser.add_argument("--workers", type=int, help="of preparation and loader (default: one for each core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
+    parser.set_defaults(run=run_data)
+
+
+def run_data(options: argparse.Namespace) -> int:
+    """Time what there is input for, print and write; returns the exit status."""
+    if options.v1 is None and options.v2 is None and options.data is None:
+        raise UserError("nothing to time: give --v1 FILE, --v2 FILE, --data STORE, or several of them")
+
+    import torch
+
+    from detection3d.benchmark import data
+    from detection3d.cli.device import choose_device
+    from detection3d.cli.prepare_waymo import find_sources
+    from detection3d.data.preparation_pool import available_cores
+    from detection3d.data.store import Store
+    from detection3d.data.waymo import read_component_segment, read_segment
+    from detection3d.files import replace_file
+
+    device = choose_device(options.device)
+    workers = options.workers or available_cores()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, {available_cores()} cores, {workers} workers")
+    rates: dict[str, float] = {}
+    reads: dict[str, Callable[[], Iterable[Frame]]] = {}
+    if options.v1 is not None:
+        reads["decode v1, one core"] = lambda: read_segment(options.v1, labelled=True)
+    if options.v2 is not None:
+        reads["decode v2, one core"] = lambda: read_component_segment(options.v2)
+    rates |= data.decode_rates(reads, frames=options.frames, rounds=options.rounds)
+    for option, path in (("v1", options.v1), ("v2", options.v2)):
+        if path is not None:
+            rates[f"prepare {option}, one segment"] = data.prepare_rate(find_sources(path), 1)
+    if options.data is not None:
+        store = Store.open(options.data)
+        print(f"{options.data}: {len(store)} frames of {data.points_a_frame(store):.0f} points")
+        torch.set_num_threads(1)
+        rates["random read, one core"] = data.read_rate(store, reads=options.reads)
+        torch.set_num_threads(available_cores())
+        rates["load and augment"] = data.loading_rate(
+            store, device, batch_size=options.batch_size, steps=options.steps, workers=workers
+        )
+    for stage, rate in rates.items():
+        print(f"{stage:28}{rate:10.1f} frames/s")
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        content = {"schema_version": 1, "device": name, "workers": workers, "frames_per_second": rates}
+        replace_file(options.output, json.dumps(content, indent=1).encode())
+    return 0

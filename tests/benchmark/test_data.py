@@ -1,0 +1,42 @@
+"""Timing the way from a recording to the detector: every stage that there is input for, and no other."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from detection3d.benchmark import data
+from detection3d.cli.benchmark import main
+from detection3d.errors import UserError
+from tests.data.waymo.conftest import build_frame
+from tests.data.waymo.test_components import components, messages, write
+from tests.data.waymo.test_frames import write as write_records
+from tests.small_run import write_small_store
+
+
+def test_all_stages(tmp_path: Path, capsys) -> None:
+    frames = messages(build_frame, 4)
+    v1, v2 = write_records(tmp_path / "a.tfrecord", frames), write(tmp_path / "v2", components(frames))
+    store = write_small_store(tmp_path / "store")
+    small = ["--rounds", "2", "--frames", "3", "--reads", "20", "--steps", "2", "--batch-size", "2", "--workers", "1"]
+    command = ["data", "--device", "cpu", "--v1", str(v1), "--v2", str(v2), "--data", str(store), *small]
+    assert main([*command, "--output", str(tmp_path / "rates.json")]) == 0
+    told = capsys.readouterr().out
+    assert "5 frames of 400 points" in told
+    rates = json.loads((tmp_path / "rates.json").read_text())["frames_per_second"]
+    stages = ["decode v1, one core", "decode v2, one core", "prepare v1, one segment", "prepare v2, one segment"]
+    assert list(rates) == [*stages, "random read, one core", "load and augment"]
+    assert all(rate > 0 for rate in rates.values())
+    assert all(f"{rate:.1f} frames/s" in told for rate in rates.values())
+
+
+def test_no_input() -> None:
+    with pytest.raises(UserError, match="nothing to time: give --v1 FILE"):
+        main(["data"])
+
+
+def test_decoding_is_the_median_without_the_first_frame(monkeypatch) -> None:
+    clock = iter((0.0, 2.0, 10.0, 10.5, 20.0, 21.0))  # two frames in 2 s, then in 0.5 s, then in 1 s
+    monkeypatch.setattr(data.time, "perf_counter", lambda: next(clock))
+    assert data.decode_rates({"reader": count}, frames=2, rounds=3) == {"reader": 2.0}
