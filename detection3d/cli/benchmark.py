@@ -44,13 +44,19 @@ def _run_fork(options: argparse.Namespace) -> int:
     from detection3d.files import replace_file
 
     device = choose_device(options.device)
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
     known = methods()
     unknown = [name for name in options.methods or () if name not in known]
     if unknown:
         raise UserError(f"--methods: unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     chosen = {name: method for name, method in known.items() if name in (options.methods or known)}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    result: dict[str, object] = {"schema_version": 1, "device": name, "torch": torch.__version__}
+    result: dict[str, object] = {
+        "schema_version": 1,
+        "device": name,
+        "torch": torch.__version__,
+        "cudnn_benchmark": options.cudnn_benchmark,
+    }
     print(
         f"{name}, torch {torch.__version__}, {options.rounds} rounds, telemetry every {options.telemetry_every} steps"
     )
@@ -83,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     fork.add_argument("--batch-size", type=int, default=8, help="of the detector (default: 8)")
     fork.add_argument("--rounds", type=int, default=50)
     fork.add_argument("--telemetry-every", type=int, default=10, metavar="STEPS", help="default: 10")
+    fork.add_argument(
+        "--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first, as many trainings do"
+    )
     fork.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     fork.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
     return parser
