@@ -17,6 +17,7 @@ from detection3d.data.loader import build_loader
 from detection3d.data.preparation import Source, prepare
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
+from detection3d.errors import UserError
 from detection3d.types.scene import Frame
 from detection3d.types.tensors import to_device
 
@@ -33,6 +34,9 @@ def decode_rates(reads: dict[str, Callable[[], Iterable[Frame]]], *, frames: int
         reads: start reading, by name.
         frames: to decode in a turn, after a first one that doesn't count (it opens files and compiles).
         rounds: turns of each reader.
+
+    Raises:
+        UserError: a file holds a single frame.
     """
     seconds: dict[str, list[float]] = {name: [] for name in reads}
     for _ in range(rounds):
@@ -41,7 +45,9 @@ def decode_rates(reads: dict[str, Callable[[], Iterable[Frame]]], *, frames: int
             next(iterator)
             start = time.perf_counter()
             count = sum(1 for _ in itertools.islice(iterator, frames))
-            seconds[name].append((time.perf_counter() - start) / max(count, 1))
+            if count == 0:
+                raise UserError(f"{name}: the file holds one frame, and the first doesn't count; give a longer one")
+            seconds[name].append((time.perf_counter() - start) / count)
     return {name: 1 / statistics.median(values) for name, values in seconds.items()}
 
 
@@ -51,10 +57,15 @@ def prepare_rate(sources: Sequence[Source], workers: int) -> float:
     Args:
         sources: what to prepare.
         workers: processes.
+
+    Raises:
+        UserError: a source can't be used.
     """
     with tempfile.TemporaryDirectory() as output:
         start = time.perf_counter()
         outcome = prepare(sources, Path(output), workers=workers)
+        if outcome.left_out:
+            raise UserError(f"{outcome.left_out[0].name} can't be prepared: {outcome.left_out[0].reason}")
         return sum(record.frames for record in outcome.prepared) / (time.perf_counter() - start)
 
 
@@ -83,12 +94,12 @@ def loading_rate(store: Store, device: torch.device, *, batch_size: int, steps: 
     loader = build_loader(store, global_batch_size=batch_size, seed=0, total_steps=warm_up + steps, workers=workers)
     start = 0.0
     for step, host_batch in enumerate(loader):
-        if step == warm_up:
-            _wait(device)
-            start = time.perf_counter()
         batch = to_device(host_batch, device)
         points = unpack(batch.points)
         augment(points, batch.labels, config=USUAL_AUGMENTATION, seed=0, sample_index=batch.sample_index)
+        if step == warm_up - 1:
+            _wait(device)
+            start = time.perf_counter()
     _wait(device)
     return steps * batch_size / (time.perf_counter() - start)
 

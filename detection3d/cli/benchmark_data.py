@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detection3d.cli.preparing import positive
 from detection3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--v1", type=Path, metavar="FILE", help="a TFRecord of Waymo v1 to decode and to prepare")
     parser.add_argument("--v2", type=Path, metavar="FILE", help="the segment's parquet file of v2's component lidar")
     parser.add_argument("--data", type=Path, metavar="STORE", help="a prepared store to read and to load")
-    parser.add_argument("--frames", type=int, default=20, help="to decode in a turn (default: 20)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of decoding (default: 5)")
-    parser.add_argument("--reads", type=int, default=1000, help="of the store (default: 1000)")
-    parser.add_argument("--steps", type=int, default=100, help="of the loader (default: 100)")
-    parser.add_argument("--batch-size", type=int, default=8, help="of the loader (default: 8)")
-    parser.add_argument("--workers", type=int, help="of preparation and loader (default: one for each core)")
+    parser.add_argument("--frames", type=positive, default=20, help="to decode in a turn (default: 20)")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of decoding (default: 5)")
+    parser.add_argument("--reads", type=positive, default=1000, help="of the store (default: 1000)")
+    parser.add_argument("--steps", type=positive, default=100, help="of the loader (default: 100)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="of the loader (default: 8)")
+    parser.add_argument("--workers", type=positive, help="of preparation and loader (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
     parser.set_defaults(run=run_data)

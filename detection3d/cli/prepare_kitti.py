@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,18 +48,18 @@ def find_sources(path: Path) -> "list[Source]":
     sources: list[Source] = []
     for split in splits:
         numbers = scan_numbers(split)
-        chunks = (tuple(numbers[at : at + SCANS_A_SEGMENT]) for at in range(0, len(numbers), SCANS_A_SEGMENT))
-        sources += [_source(split, own_name(split), chunk) for chunk in chunks]
+        # By the numbers, not by what is there: a scan that comes later must not move the others.
+        for hundred, chunk in itertools.groupby(numbers, lambda number: int(number) // SCANS_A_SEGMENT):
+            sources.append(_source(split, f"{own_name(split)}-{hundred * SCANS_A_SEGMENT:06d}", tuple(chunk)))
     if not sources:
         raise UserError(f"{path}: no folder in it holds velodyne/*.bin; give the folder of KITTI's scans")
     return sources
 
 
-def _source(split: Path, name: str, numbers: tuple[str, ...]) -> "Source":
+def _source(split: Path, segment: str, numbers: tuple[str, ...]) -> "Source":
     from detection3d.data.kitti import scan_files
     from detection3d.data.preparation import Source
 
-    segment = f"{name}-{numbers[0]}"
     first, *others = (file for number in numbers for file in scan_files(split, number))
     read = functools.partial(_read, numbers=numbers, context_name=segment)
     return Source(segment, first, read, tuple(others), functools.partial(_count, numbers=numbers))

@@ -56,7 +56,10 @@ def find_sources(place: Path | str) -> "list[Source]":
         return [_record_source(place, place.name)]
     if not place.is_dir():
         raise UserError(f"{place}: there is no such file or folder; give the one that holds Waymo's files")
-    files = {file.relative_to(place).as_posix(): file for file in sorted(walk(place)) if file.is_file()}
+    if place.name == "lidar":
+        place = place.parent
+    # A link to nowhere stays: it is a part of the data that can't be read, and is told as such.
+    files = {file.relative_to(place).as_posix(): file for file in sorted(walk(place)) if not file.is_dir()}
     names, are_records = _segments(str(place), list(files))
     make = _record_source if are_records else _component_source
     return [make(files[name], name) for name in names]
@@ -73,6 +76,7 @@ def _segments(place: str, names: Sequence[str]) -> tuple[list[str], bool]:
     # Such as .tfrecord.gz, or .tfrecord_.gstmp of a download that was interrupted: a part of the data would be missed.
     kind = ".tfrecord" if records else ".parquet"
     passed_over = [name for name in map(_last, names) if kind in name and not name.endswith(kind)]
+    _note_missing_scans(names, scans)
     if passed_over:
         print(
             f"note: {len(passed_over)} files are passed over, as their names don't end in {kind}: "
@@ -80,6 +84,24 @@ def _segments(place: str, names: Sequence[str]) -> tuple[list[str], bool]:
             file=sys.stderr,
         )
     return records or scans, bool(records)
+
+
+def _note_missing_scans(names: Sequence[str], scans: Sequence[str]) -> None:
+    """Say which segments of v2 have other components, but no lidar."""
+    from detection3d.data.waymo.component_frames import COMPONENTS
+
+    def key(name: str) -> tuple[PurePosixPath, str]:
+        return PurePosixPath(name).parent.parent, _last(name)
+
+    known = {key(name) for name in scans}
+    others = [name for name in names if name.endswith(".parquet") and PurePosixPath(name).parent.name in COMPONENTS]
+    missing = sorted({_last(name) for name in others if key(name) not in known}) if scans else []
+    if missing:
+        print(
+            f"note: {len(missing)} segments are passed over, as they have other components, but no lidar: {missing[0]}"
+            f"{' ...' if len(missing) > 1 else ''}; get their lidar, too",
+            file=sys.stderr,
+        )
 
 
 def _record_source(path: Path, name: str) -> "Source":

@@ -23,14 +23,14 @@ def add_options(parser: argparse.ArgumentParser, what: str, *, remote: bool = Fa
     """
     parser.add_argument("--input", type=_path_or_url if remote else _path, required=True, metavar="PATH", help=what)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared store")
-    parser.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one for each core)")
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="run on a Ray cluster whose machines see the same files: auto, HOST:PORT, ray://HOST:PORT, or local",
     )
     parser.add_argument(
-        "--every", type=_positive, default=1, metavar="N", help="keep every Nth frame of each segment (default: all)"
+        "--every", type=positive, default=1, metavar="N", help="keep every Nth frame of each segment (default: all)"
     )
     parser.add_argument(
         "--range", type=_metres, metavar="M", help="leave out points with |x| or |y| beyond M metres (default: none)"
@@ -180,6 +180,8 @@ def _duration(seconds: float) -> str:
 
 
 def _path_or_url(text: str) -> Path | str:
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
     return text if _is_url(text) else Path(text)
 
 
@@ -203,7 +205,8 @@ def _metres(text: str) -> float:
     return metres
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number of at least 1 from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
     return int(text)

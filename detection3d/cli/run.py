@@ -26,7 +26,13 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         DETECTION3D_TRACEBACK=1 to see where an error came from.
     """
     try:
-        return main(arguments)
+        try:
+            status = main(arguments)
+        except SystemExit:  # --help, and arguments that can't be used
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where a closed pipe is understood
+        return status
     except KeyboardInterrupt as error:
         _complain(str(error) or "interrupted; what was finished before is intact")
         return INTERRUPTED

@@ -157,11 +157,14 @@ def _read_calibration(path: Path) -> _Calibration:
 
 def _matrix(path: Path, lines: dict[str, str], name: str, shape: tuple[int, int]) -> Float64Array:
     try:
-        return np.array([float(word) for word in lines[name].split()]).reshape(shape)
+        matrix = np.array([float(word) for word in lines[name].split()]).reshape(shape)
     except KeyError:
         raise DataError(path, f"it has no {name}; it has {', '.join(lines) or 'nothing'}") from None
     except ValueError:
         raise DataError(path, f"its {name} isn't {shape[0]} x {shape[1]} numbers: {lines[name].strip()[:60]}") from None
+    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < 3:
+        raise DataError(path, f"its {name} maps nothing: {lines[name].strip()[:60]}; download it again")
+    return matrix
 
 
 def _read_labels(path: Path, calibration: _Calibration, number: str) -> _Labels:
@@ -226,7 +229,7 @@ def scan_numbers(root: Path) -> list[str]:
     Raises:
         DataError: a scan isn't named by a number.
     """
-    paths = sorted((root / "velodyne").glob("*.bin"))
+    paths = sorted(path for path in (root / "velodyne").glob("*.bin") if path.name[0] != ".")
     for path in paths:
         if not path.stem.isdecimal():
             raise DataError(path, "a scan's file must be named by its number, as 000001.bin")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from detection3d.data.packing import BYTES_PER_POINT, pack
 from detection3d.data.preparation_task import Source
 from detection3d.data.store_manifest import StoreSettings
-from detection3d.errors import UserError
 
 _ATTEMPTS = 3  # sources that can't be read say so when it is their turn
 
@@ -42,7 +41,7 @@ def estimate(sources: Sequence[Source], settings: StoreSettings) -> Estimate | N
             first = next(iter(source.frames(settings)), None)
             own = source.fingerprint().size
             total = sum(other.fingerprint().size for other in sources)
-        except (UserError, OSError):
+        except Exception:
             continue
         if first is None or own == 0:
             continue

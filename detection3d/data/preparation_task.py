@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -52,9 +53,10 @@ class Source:
             OSError: it can't be looked at.
         """
         paths = [path for path in walk(self.path) if path.is_file()] if self.path.is_dir() else [self.path]
-        states = [path.stat() for path in (*paths, *self.companions)]
-        latest = max((state.st_mtime_ns for state in states), default=0)
-        return SourceRecord(name=self.name, size=sum(state.st_size for state in states), mtime_ns=latest)
+        states = [(path, path.stat()) for path in (*paths, *self.companions)]
+        top = os.path.commonpath([self.path, *self.companions])  # so that the same data elsewhere are the same
+        files = [(os.path.relpath(path, top), state.st_size, state.st_mtime_ns) for path, state in states]
+        return SourceRecord.of(self.name, files)
 
 
 def prepare_source(source: Source, root: Path, settings: StoreSettings) -> SegmentRecord | LeftOut:
@@ -80,7 +82,7 @@ def prepare_source(source: Source, root: Path, settings: StoreSettings) -> Segme
         return LeftOut(name=source.name, record=None, reason=str(error))
     except OSError as error:
         if error.errno in OUTPUT_UNUSABLE:
-            raise OSError(error.errno, error.strerror, str(root)) from error
+            raise OSError(error.errno, error.strerror, error.filename or str(root)) from error
         return LeftOut(name=source.name, record=None, reason=f"can't be read ({error}); check the file")
     # One strange file among hundreds must not end a run of hours, and it is reported, not forgiven.
     except Exception as error:
@@ -104,6 +106,8 @@ def _write_segment(source: Source, root: Path, settings: StoreSettings) -> Segme
         if writer.points == 0:
             lost = writer.losses.out_of_range + writer.losses.not_finite
             why = f"{lost} were beyond 255.99 m or not finite" if lost else "there is nothing to train on"
+            if settings.reach is not None or len(settings.returns) == 1:
+                why += ", beyond --range, or of other --returns"
             reason = f"no lidar points in any of its {writer.frames} frames ({why}); remove it from the input"
             raise DataError(source.path, reason)
     return layout.read_record(root / layout.SEGMENTS / name / layout.SEGMENT_RECORD, SegmentRecord)

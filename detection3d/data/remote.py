@@ -4,17 +4,22 @@ fsspec knows the file systems; each but the local one needs a package of its own
 s3://. Credentials are theirs, too.
 """
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detection3d.data.preparation_task import Source
+from detection3d.data.preparation_task import OUTPUT_UNUSABLE, Source
 from detection3d.data.store_manifest import SourceRecord, StoreSettings
 from detection3d.errors import DataError, UserError, one_line
 from detection3d.types.scene import Frame
+
+_PREFIX = "detection3d-"
 
 _CHANGED = ("mtime", "updated", "LastModified", "last_modified", "created")
 """What file systems call the time of a file's last change, the surest first."""
@@ -27,13 +32,13 @@ class RemoteFile:
     Attributes:
         url: whole.
         name: relative to the folder that was listed.
-        size: bytes.
+        size: bytes; None where the file system doesn't say.
         changed_ns: time of the last change, nanoseconds; 0 where the file system doesn't say.
     """
 
     url: str
     name: str
-    size: int
+    size: int | None
     changed_ns: int
 
 
@@ -53,11 +58,7 @@ class RemoteSource(Source):
 
     def fingerprint(self) -> SourceRecord:
         """Describe the files as the listing saw them."""
-        return SourceRecord(
-            name=self.name,
-            size=sum(file.size for file in self.files),
-            mtime_ns=max((file.changed_ns for file in self.files), default=0),
-        )
+        return SourceRecord.of(self.name, [(file.name, file.size or 0, file.changed_ns) for file in self.files])
 
     def frames(self, settings: StoreSettings) -> Iterable[Frame]:
         """Fetch the files, yield the frames, and remove the copies.
@@ -65,7 +66,8 @@ class RemoteSource(Source):
         Raises:
             DataError: a file can't be fetched or read; it bears the file's own name, not the copy's.
         """
-        with tempfile.TemporaryDirectory(prefix="detection3d-") as name:
+        _remove_orphans()
+        with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
             root = Path(name)
             for folder in self.folders:
                 (root / folder).mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def list_remote(url: str) -> list[RemoteFile]:
     files = []
     for path, entry in sorted(found.items()):
         name = PurePosixPath(path).name if path == root else path.removeprefix(root).lstrip("/")
-        files.append(RemoteFile(system.unstrip_protocol(path), name, int(entry.get("size") or 0), _changed(entry)))
+        files.append(RemoteFile(system.unstrip_protocol(path), name, entry.get("size"), _changed(entry)))
     return files
 
 
@@ -116,11 +118,13 @@ def _fetch(file: RemoteFile, path: Path) -> None:
     try:
         system.get_file(place, str(path))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OUTPUT_UNUSABLE:  # the next segment would meet it, too
+            raise OSError(error.errno, error.strerror, f"{path.parent} (TMPDIR chooses another place)") from error
         raise DataError(
             file.name, f"it can't be fetched ({one_line(error)}); check your access, and try again"
         ) from error
     found = path.stat().st_size
-    if found != file.size:
+    if file.size is not None and found != file.size:
         raise DataError(file.name, f"{found} of its {file.size} bytes came; run the same command again")
 
 
@@ -128,12 +132,40 @@ def _changed(entry: dict[str, Any]) -> int:
     for name in _CHANGED:
         value = entry.get(name)
         if isinstance(value, str):
-            value = datetime.fromisoformat(value)
+            value = _as_time(value)
         if isinstance(value, datetime):
-            value = value.timestamp()
+            value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
         if isinstance(value, int | float):
             return int(value * 1e9)
     return 0
+
+
+def _as_time(text: str) -> datetime | None:
+    """Read ISO 8601, or what HTTP headers hold."""
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            return read(text)
+        except (ValueError, TypeError):
+            continue
+    return None
+
+
+def _remove_orphans() -> None:
+    """Remove copies whose process is gone: one that is killed can't tidy up."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        process = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if process.isdecimal() and not _lives(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def select(files: Sequence[RemoteFile], names: Iterable[str]) -> Iterator[RemoteFile]:

@@ -12,9 +12,11 @@ A segment's folder appears by one rename when all its files are on the disk. The
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import google_crc32c
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detection3d.errors import DataError
@@ -51,11 +53,25 @@ class SourceRecord(_Record):
         name: the file or folder, relative to the input folder.
         size: bytes, summed over a folder.
         mtime_ns: time of the last change, the latest of a folder.
+        files_crc32c: of the names, sizes and times of all files, where there are several: the sum and the latest alone
+            would miss an exchange for something older of the same size.
     """
 
     name: str
     size: int
     mtime_ns: int
+    files_crc32c: int = 0
+
+    @classmethod
+    def of(cls, name: str, files: Sequence[tuple[str, int, int]]) -> "SourceRecord":
+        """Describe files, each by name, size and time of its last change."""
+        several = json.dumps(sorted(files)).encode() if len(files) > 1 else b""
+        return cls(
+            name=name,
+            size=sum(size for _, size, _ in files),
+            mtime_ns=max((changed for _, _, changed in files), default=0),
+            files_crc32c=google_crc32c.value(several) if several else 0,
+        )
 
 
 class StoreSettings(_Record):

@@ -8,6 +8,7 @@ import pytest
 
 from detection3d.benchmark import data
 from detection3d.cli.benchmark import main
+from detection3d.cli.prepare_waymo import find_sources
 from detection3d.errors import UserError
 from tests.data.waymo.conftest import build_frame
 from tests.data.waymo.test_components import components, messages, write
@@ -34,6 +35,20 @@ def test_all_stages(tmp_path: Path, capsys) -> None:
 def test_no_input() -> None:
     with pytest.raises(UserError, match="nothing to time: give --v1 FILE"):
         main(["data"])
+
+
+def test_what_cannot_be_timed_is_told(tmp_path: Path, capsys) -> None:
+    path = write_records(tmp_path / "a.tfrecord", messages(build_frame, 1))
+    with pytest.raises(UserError, match="decode v1, one core: the file holds one frame"):
+        main(["data", "--v1", str(path), "--device", "cpu"])
+    bare = messages(build_frame, 2)
+    bare[1].ClearField("pose")
+    sources = find_sources(write_records(tmp_path / "b.tfrecord", bare))
+    with pytest.raises(UserError, match=r"b\.tfrecord can't be prepared: the frame's pose has 0 numbers"):
+        data.prepare_rate(sources, 1)
+    with pytest.raises(SystemExit):
+        main(["data", "--v1", str(path), "--rounds", "0"])
+    assert "'0': give a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_decoding_is_the_median_without_the_first_frame(monkeypatch) -> None:

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -60,10 +61,14 @@ def test_the_place_of_an_error_on_demand(capsys, monkeypatch):
 
 
 def test_a_reader_that_has_gone_is_no_defect():
-    code = "import sys; from detection3d.cli.run import run; sys.exit(run(lambda _: print('x' * 10**6) or 0))"
-    command = f'"{sys.executable}" -u -c "{code}" | true; echo "${{PIPESTATUS[0]}}"'
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("141\n", "")
+    # What is printed stays in a buffer until the end, or, if it is long, does not.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    begin = "import sys, time; from detection3d.cli.run import run; time.sleep(0.3); "
+    for code in ("run(lambda _: print('x' * 10**6) or 0)", "run(lambda _: print('x') or 0)", "run(lambda _: help())"):
+        ends = f"def help(): print('x'); sys.exit(0)\n{begin}sys.exit({code})"
+        command = ["bash", "-c", '"$0" -c "$1" | true; echo "${PIPESTATUS[0]}"', sys.executable, ends]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("141\n", ""), code
 
 
 def test_the_status_of_the_tool_is_passed_on():

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_without_objects(tmp_path: Path) -> None:
         ({"calibration": CALIBRATION.replace("P2", "P3")}, "it has no P2; it has P3, R0_rect, Tr_velo_to_cam"),
         ({"calibration": CALIBRATION.replace("700 0 600", "700 0")}, "its P2 isn't 3 x 4 numbers: 700 0 0 0 700"),
         ({"calibration": CALIBRATION.replace("-0.27", "x")}, "its Tr_velo_to_cam isn't 3 x 4 numbers"),
+        ({"calibration": CALIBRATION.replace("-0.27", "nan")}, "its Tr_velo_to_cam maps nothing"),
+        ({"calibration": CALIBRATION.replace("1 0 0 0 1 0 0 0 1", "0 0 0 0 0 0 0 0 0")}, "its R0_rect maps nothing"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, str], message: str) -> None:
@@ -115,7 +118,7 @@ def test_the_tool_makes_segments_of_a_hundred_scans(tmp_path: Path, capfd, monke
     assert run(prepare_kitti.main, command) == 0
     assert re.search(r"about \d+ frames", capfd.readouterr().out)
     store = Store.open(tmp_path / "out")
-    names = ["testing-000007", *(f"training-{number:06d}" for number in (0, 0, 2, 2, 4))]
+    names = ["testing-000006", *(f"training-{number:06d}" for number in (0, 0, 2, 2, 4))]
     assert [store.key(index) for index in range(len(store))] == list(zip(names, (7, 0, 1, 2, 3, 4), strict=True))
     assert run(prepare_kitti.main, command) == 0
     assert "nothing to do: all 4 sources" in capfd.readouterr().out
@@ -136,6 +139,28 @@ def test_no_input(tmp_path: Path, capfd, make: bool, message: str) -> None:
         (tmp_path / "in" / "velodyne").mkdir(parents=True)
     assert run(prepare_kitti.main, ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 1
     assert message in capfd.readouterr().err
+
+
+def test_a_scan_that_comes_later_moves_no_other(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare_kitti, "SCANS_A_SEGMENT", 2)
+    command = ["--input", str(tmp_path / "training"), "--output", str(tmp_path / "out"), "--workers", "1"]
+    for numbers in ((1, 2, 3, 5), (0,), (4,)):
+        for number in numbers:
+            write_scan(tmp_path / "training", f"{number:06d}")
+        assert run(prepare_kitti.main, command) == 0
+    store = Store.open(tmp_path / "out")
+    assert [store.key(index)[1] for index in range(len(store))] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_file_that_is_exchanged_for_an_older_one_of_the_same_size(tmp_path: Path, capfd) -> None:
+    root = write_scan(tmp_path / "training")
+    command = ["--input", str(root), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert run(prepare_kitti.main, command) == 0
+    (root / "label_2" / "000007.txt").write_text(LABELS.replace("Car ", "Van "))
+    os.utime(root / "label_2" / "000007.txt", (1, 1))
+    capfd.readouterr()
+    assert run(prepare_kitti.main, command) == 0
+    assert "prepared 1 segments" in capfd.readouterr().out
 
 
 def test_real_boxes_lie_where_the_image_shows_them(shared: Path) -> None:

@@ -330,6 +330,7 @@ def test_an_estimate_needs_a_source_that_can_be_read(tmp_path):
     assert expected.size == 12 * 200 * 11
     sources[0].path.unlink()
     write_recipe(sources[1].path, fail_at=0)
+    write_recipe(sources[2].path, crash_at=0)  # an error of ours, told when it is the source's turn
     assert estimate(sources[1:], settings) is not None
     assert estimate(sources[1:2], settings) is None
     assert estimate(recipes(tmp_path / "in"), settings) is None  # they don't tell how many frames they hold

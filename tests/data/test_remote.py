@@ -1,9 +1,11 @@
 """Sources behind URLs: the same store as from local files, and errors that bear the files' own names."""
 
+import errno
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import fsspec
@@ -47,20 +49,25 @@ def segments(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(root).items() if not name.endswith(".json")}
 
 
-def test_the_same_store_from_a_url_of_v1(tmp_path: Path, scratch: Path, capfd) -> None:
+def test_the_same_store_from_a_url_of_v1(tmp_path: Path, bucket: MemoryFileSystem, scratch: Path, capfd) -> None:
     (tmp_path / "raw" / "part").mkdir(parents=True)
     for number, place in enumerate(("a", "part/b")):
         frame = build_frame()
         frame.context.name = f"{number}"
         write_records(tmp_path / "raw" / f"{place}.tfrecord", [frame])
+    bucket.put(str(tmp_path / "raw"), "/bucket", recursive=True)
+    orphan = scratch / "detection3d-4194305-x"  # above the largest process number
+    orphan.mkdir()
     assert prepare(tmp_path / "raw", tmp_path / "here") == 0
-    assert prepare(f"file://{tmp_path}/raw", tmp_path / "there") == 0
+    assert prepare(f"file://{tmp_path}/raw", tmp_path / "here") == 0
+    assert "nothing to do: all 2 sources" in capfd.readouterr().out
+    assert prepare("memory://bucket", tmp_path / "there") == 0
     assert segments(tmp_path / "there") == segments(tmp_path / "here")
     assert len(segments(tmp_path / "there")) == 2 * 3 + 1
     assert list(scratch.iterdir()) == []
-    assert prepare(f"file://{tmp_path}/raw", tmp_path / "there") == 0
+    assert prepare("memory://bucket", tmp_path / "there") == 0
     assert "nothing to do: all 2 sources" in capfd.readouterr().out
-    assert prepare(f"file://{tmp_path}/raw/a.tfrecord", tmp_path / "one") == 0
+    assert prepare("memory://bucket/a.tfrecord", tmp_path / "one") == 0
     assert len(Store.open(tmp_path / "one")) == 1
 
 
@@ -114,6 +121,44 @@ def test_transfers_that_fail_or_end_early(tmp_path: Path, bucket: MemoryFileSyst
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         assert prepare("memory://bucket", tmp_path / "out") == 1
         assert f"good.tfrecord: {words}" in capfd.readouterr().err
+
+
+def test_a_full_disk_ends_the_preparation(
+    tmp_path: Path, bucket: MemoryFileSystem, scratch, capfd, monkeypatch
+) -> None:
+    path = write_records(tmp_path / "good", [build_frame()])
+    for name in "ab":
+        bucket.pipe(f"/bucket/{name}.tfrecord", path.read_bytes())
+    tries: list[str] = []
+
+    def fill(self: object, place: str, copy: str) -> None:
+        tries.append(place)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", fill)
+    assert prepare("memory://bucket", tmp_path / "out") == 1
+    told = capfd.readouterr().err
+    assert f"{scratch}/detection3d-" in told
+    assert "(TMPDIR chooses another place): No space left on device; the disk is full" in told
+    assert tries == ["/bucket/a.tfrecord"]
+
+
+def test_file_systems_that_tell_little(bucket: MemoryFileSystem, tmp_path: Path, monkeypatch) -> None:
+    path = write_records(tmp_path / "good", [build_frame()])
+    bucket.pipe("/bucket/good.tfrecord", path.read_bytes())
+    entries = (
+        ({"LastModified": "Wed, 21 Oct 2015 07:28:00 GMT"}, 1445412480),
+        ({"updated": "2015-10-21T07:28:00Z"}, 1445412480),
+        ({"mtime": datetime(2015, 10, 21, 7, 28)}, 1445412480),
+        ({"mtime": "yesterday", "created": 5.5}, 5.5),
+        ({}, 0),
+    )
+    for entry, seconds in entries:
+        listing = {"/bucket/good.tfrecord": {**entry, "size": None}}
+        monkeypatch.setattr(MemoryFileSystem, "find", lambda *_, found=listing, **__: found)
+        (file,) = list_remote("memory://bucket")
+        assert (file.size, file.changed_ns) == (None, int(seconds * 1e9))
+    assert prepare("memory://bucket", tmp_path / "out") == 0
 
 
 def test_places_that_cannot_be_listed(tmp_path: Path, capfd, monkeypatch) -> None:

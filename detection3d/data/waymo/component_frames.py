@@ -83,12 +83,14 @@ def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS, e
     if not set(returns) <= set(RETURNS):
         raise ValueError(f"returns {tuple(returns)}: a lidar of Waymo's has returns 1 and 2")
     files = component_files(Path(path))
-    scans = _Scans(ComponentFile(Path(path), (SEGMENT, TIMESTAMP, LASER, *_image_columns(1))))
-    segment = _Segment(files, Path(path), scans)
-    parts: dict[int, list[ScanPart]] = defaultdict(list)
+    numbers = tuple(sorted(set(returns)))
+    columns = [column for number in numbers for column in _image_columns(number)]
+    scans = _Scans(ComponentFile(Path(path), (SEGMENT, TIMESTAMP, LASER, *columns)))
     waiting = list(scans.lidars)[::every]
-    wanted = set(waiting)
-    for row, timestamp, lidar, images in scans.read(tuple(sorted(set(returns))), wanted):
+    wanted = frozenset(waiting)
+    segment = _Segment(files, Path(path), scans, wanted)
+    parts: dict[int, list[ScanPart]] = defaultdict(list)
+    for row, timestamp, lidar, images in scans.read(numbers, wanted):
         try:
             parts[timestamp] += segment.decode(timestamp, lidar, images)
         except MalformedFrameError as error:
@@ -159,7 +161,7 @@ class _Scans:
 class _Segment:
     """All components but the range images."""
 
-    def __init__(self, files: dict[str, Path], path: Path, scans: _Scans) -> None:
+    def __init__(self, files: dict[str, Path], path: Path, scans: _Scans, wanted: frozenset[int]) -> None:
         self.name = scans.name
         self._scans = scans
         # Where a component is missing, opening it says so, and where it should lie.
@@ -169,12 +171,10 @@ class _Segment:
         self._labels = self._read_labels(files.get(_BOX))
         self._stats = self._read_stats(files.get(_STATS))
         has_top = any(Lidar.TOP in lidars for lidars in scans.lidars.values())
-        self._pixel_poses = _PixelPoses(where[_POSE], self) if has_top else None
+        self._pixel_poses = _PixelPoses(where[_POSE], self, wanted) if has_top else None
 
     def decode(self, timestamp: int, lidar: Lidar, images: dict[int, Float32Array]) -> list[ScanPart]:
         """Return the points of one lidar's range images."""
-        if not images:
-            return []
         pixel_pose = self._pixel_poses.take(timestamp) if lidar == Lidar.TOP and self._pixel_poses else None
         inverse = np.asarray(np.linalg.inv(self._poses[timestamp]), np.float64)
         calibration = self._calibrations.get(lidar)
@@ -237,12 +237,12 @@ class _Segment:
         self.check_keys(file, keys, all_frames=False)
         calibrations = {}
         for number, (lidar, row) in enumerate(zip(lidars, rows, strict=True)):
-            values, low, high = (row[name] for name in names)
             try:
                 extrinsic = rigid_pose(as_numbers(row[_EXTRINSIC]), f"{lidar.name}: the calibration's extrinsic")
+                values, low, high = (as_numbers(row[name]) for name in names)
             except MalformedFrameError as error:
                 raise file.problem(str(error), number) from None
-            calibrations[lidar] = Calibration(extrinsic, as_numbers(values), low or 0.0, high or 0.0)
+            calibrations[lidar] = Calibration(extrinsic, values, float(low.sum()), float(high.sum()))
         return calibrations
 
     def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:
@@ -261,9 +261,10 @@ class _Segment:
         """Return the labels by frame; None where the data set has none."""
         if path is None:
             return None
-        needed = (SEGMENT, TIMESTAMP, OBJECT, *_GEOMETRY, _TYPE)
+        # Evaluation leaves out boxes without points, so their number must not be guessed.
+        needed = (SEGMENT, TIMESTAMP, OBJECT, *_GEOMETRY, _TYPE, _POINTS)
         file = ComponentFile(path, needed)
-        rows = file.values((*needed, *_MOTION, _POINTS, _DIFFICULTY))
+        rows = file.values((*needed, *_MOTION, _DIFFICULTY))
         self.check_keys(file, ((row[SEGMENT], (row[TIMESTAMP], row[OBJECT])) for row in rows), all_frames=False)
         self.check_frames(file, (row[TIMESTAMP] for row in rows))
         by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -285,7 +286,7 @@ class _Segment:
         self.check_keys(file, ((row[SEGMENT], row[TIMESTAMP]) for row in rows), all_frames=True)
         self.check_frames(file, (row[TIMESTAMP] for row in rows))
         first, second, third = _STATS_COLUMNS
-        return {row[TIMESTAMP]: (row[first] or "", row[second] or "", row[third] or "") for row in rows}
+        return {row[TIMESTAMP]: (_text(row[first]), _text(row[second]), _text(row[third])) for row in rows}
 
 
 class _PixelPoses:
@@ -293,7 +294,8 @@ class _PixelPoses:
 
     _VALUES, _SHAPE = (f"[LiDARPoseComponent].range_image_return1.{name}" for name in ("values", "shape"))
 
-    def __init__(self, path: Path, segment: _Segment) -> None:
+    def __init__(self, path: Path, segment: _Segment, wanted: frozenset[int]) -> None:
+        self._wanted = wanted
         self._file = ComponentFile(path, (SEGMENT, TIMESTAMP, LASER, self._VALUES, self._SHAPE))
         keys = self._file.values((SEGMENT, TIMESTAMP, LASER))
         rows = ((key[SEGMENT], (key[TIMESTAMP], key[LASER])) for key in keys)
@@ -307,8 +309,9 @@ class _PixelPoses:
             row, values = next(self._rows, (0, None))
             if values is None:
                 return None
-            if _lidar(self._file, values[LASER].as_py(), row) == Lidar.TOP:
-                self._passed[int(values[TIMESTAMP].as_py())] = row, values
+            passed = int(values[TIMESTAMP].as_py())
+            if passed in self._wanted and _lidar(self._file, values[LASER].as_py(), row) == Lidar.TOP:
+                self._passed[passed] = row, values
         row, values = self._passed.pop(timestamp)
         try:
             return as_matrix(values[self._VALUES], values[self._SHAPE], POSE_CHANNELS, "TOP: the pixel poses")
@@ -318,16 +321,24 @@ class _PixelPoses:
 
 def _boxes(rows: Sequence[dict[str, Any]], pose: Float64Array) -> Boxes:
     """Return a frame's boxes in the order of the rows; an absent number of the optional columns is 0."""
+    for row in rows:
+        for name in (_TYPE, _POINTS):
+            if row[name] is None:
+                raise MalformedFrameError(f"the object {row[OBJECT]} has no {name}")
     motion = np.array([[row[name] or 0.0 for name in _MOTION] for row in rows], np.float64)
     return make_boxes(
         np.array([[row[name] for name in _GEOMETRY] for row in rows], np.float64),
         motion.reshape(-1, 2, 3),
         pose,
-        types=[int(row[_TYPE] or 0) for row in rows],
+        types=[int(row[_TYPE]) for row in rows],
         ids=[row[OBJECT] for row in rows],
         difficulty=[int(row[_DIFFICULTY] or 0) for row in rows],
-        num_points=[int(row[_POINTS] or 0) for row in rows],
+        num_points=[int(row[_POINTS]) for row in rows],
     )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _image_columns(number: int) -> tuple[str, str]:

@@ -22,6 +22,8 @@ TIMESTAMP = "key.frame_timestamp_micros"
 LASER = "key.laser_name"
 OBJECT = "key.laser_object_id"
 
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
 # What pyarrow raises over damaged bytes, conversions to Python included.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError)
 
@@ -58,6 +60,9 @@ class ComponentFile:
         except _DAMAGE as error:
             raise DataError(path, f"it isn't a whole parquet file ({one_line(error)}); get it again") from None
         self.columns: tuple[str, ...] = tuple(schema.names)
+        twice = [name for name in needed if self.columns.count(name) > 1]
+        if twice:
+            raise DataError(path, f"it has the column {twice[0]} more than once; get it again")
         missing = [name for name in needed if name not in self.columns]
         if missing:
             raise DataError(
@@ -148,9 +153,16 @@ def as_lidar(value: Any) -> Lidar:
     raise MalformedFrameError(f"{LASER} is {value!r}; Waymo's lidars are 1 to 5, TOP to REAR")
 
 
-def as_numbers(value: Sequence[float] | None) -> Float64Array:
-    """Turn a list, or none, into float64."""
-    return np.array([] if value is None else value, np.float64)
+def as_numbers(value: Any) -> Float64Array:
+    """Turn a number, a list of them, or None (no number) into float64 [N].
+
+    Raises:
+        MalformedFrameError: it is something else.
+    """
+    try:
+        return np.atleast_1d(np.array([] if value is None else value, np.float64)).reshape(-1)
+    except (ValueError, TypeError):
+        raise MalformedFrameError(f"{str(value)[:60]!r} stands where numbers should") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -162,7 +174,8 @@ def _is_there(value: Any) -> bool:
 
 
 def _flat(value: Any, name: str) -> np.ndarray:
-    array = getattr(value, "values", None)
+    is_list = any(check(value.type) for check in _LISTS)
+    array = value.values if is_list else None
     if array is None or not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
         raise MalformedFrameError(f"{name} is of the type {value.type}, expected a list of numbers")
     return array.to_numpy(zero_copy_only=False)

@@ -11,7 +11,7 @@ import pytest
 
 from detection3d.cli import prepare_waymo
 from detection3d.data.store import Store
-from detection3d.data.waymo import decode_frame, read_component_segment
+from detection3d.data.waymo import component_frames, decode_frame, read_component_segment
 from detection3d.data.waymo.component_frames import COMPONENTS
 from detection3d.data.waymo.matrices import decode_matrix
 from detection3d.errors import DataError, UserError
@@ -141,6 +141,28 @@ def test_rows_in_the_order_of_time_are_not_hoarded(make_frame: MakeFrame, tmp_pa
         next(frames)
 
 
+def test_poses_of_frames_that_are_not_wanted_are_not_hoarded(
+    make_frame: MakeFrame, tmp_path: Path, monkeypatch
+) -> None:
+    tables = components(messages(make_frame, 9))
+    first = tables["lidar"][0]["key.frame_timestamp_micros"]
+    for row in tables["lidar"]:
+        if row["key.laser_name"] == Lidar.TOP and row["key.frame_timestamp_micros"] == first:
+            row[f"{IMAGE}.values"] = row[f"{IMAGE[:-1]}2.values"] = None
+    kept: list[int] = []
+    take = component_frames._PixelPoses.take
+
+    def watch(self: component_frames._PixelPoses, timestamp: int) -> object:
+        found = take(self, timestamp)
+        kept.append(len(self._passed))
+        return found
+
+    monkeypatch.setattr(component_frames._PixelPoses, "take", watch)
+    frames = list(read_component_segment(write(tmp_path, tables), every=2))
+    assert [frame.timestamp_micros - first for frame in frames] == [0, 200_000, 400_000, 600_000, 800_000]
+    assert kept == [0] * 5
+
+
 def test_other_types_and_absent_optional_columns(make_frame: MakeFrame, tmp_path: Path) -> None:
     frames = messages(make_frame)
     tables = components(frames)
@@ -258,6 +280,30 @@ BROKEN: dict[str, Callable[[Tables], object]] = {
     "stats/.*: its column key.frame_timestamp_micros is of the type string": lambda tables: [
         row.__setitem__("key.frame_timestamp_micros", "1") for row in tables["stats"]
     ],
+    "lidar_box/.*: it lacks the columns .*num_lidar_points_in_box": lambda tables: [
+        row.pop("[LiDARBoxComponent].num_lidar_points_in_box") for row in tables["lidar_box"]
+    ],
+    "lidar_box/.*: frame 1553000000000001: the object object 1 has no .*type": change(
+        "lidar_box", 1, "[LiDARBoxComponent].type", None
+    ),
+    "lidar/.*: it lacks the columns .*return2.values": lambda tables: [
+        row.pop(f"{IMAGE[:-1]}2.values") for row in tables["lidar"]
+    ],
+    "lidar/.*, record 0: SIDE_LEFT return 1: .* of the type struct": lambda tables: [
+        row.__setitem__(f"{IMAGE}.values", {"a": 1}) for row in tables["lidar"]
+    ],
+    "lidar_calibration/.*, record 0: .*stands where numbers should": lambda tables: [
+        row.__setitem__("[LiDARCalibrationComponent].beam_inclination.values", ["a"])
+        for row in tables["lidar_calibration"]
+    ],
+    "lidar_calibration/.*, record 0: 'low' stands where numbers should": lambda tables: [
+        row.__setitem__("[LiDARCalibrationComponent].beam_inclination.min", "low")
+        for row in tables["lidar_calibration"]
+    ],
+    "vehicle_pose/.*, record 0: .*stands where numbers should": lambda tables: [
+        row.__setitem__("[VehiclePoseComponent].world_from_vehicle.transform", ["a"] * 16)
+        for row in tables["vehicle_pose"]
+    ],
     "stats/.*: 1 frames of lidar have no row here": lambda tables: tables["stats"].pop(0),
 }
 
@@ -334,6 +380,24 @@ def test_the_tool_finds_one_version(make_frame: MakeFrame, tmp_path: Path) -> No
     assert [source.path for source in prepare_waymo.find_sources(path)] == [path]
     with pytest.raises(UserError, match="the file in its folder lidar"):
         prepare_waymo.find_sources(tmp_path / "v2" / "stats" / path.name)
+    assert [source.name for source in prepare_waymo.find_sources(tmp_path / "v2" / "lidar")] == [
+        f"lidar/{NAME}.parquet"
+    ]
     (tmp_path / "a.tfrecord").touch()
     with pytest.raises(UserError, match=r"v1's a\.tfrecord and v2's v2/lidar/"):
         prepare_waymo.find_sources(tmp_path)
+
+
+def test_segments_without_lidar_and_links_to_nowhere_are_told(make_frame: MakeFrame, tmp_path: Path, capfd) -> None:
+    path = write(tmp_path / "v2", components(messages(make_frame, 1)))
+    for component in ("lidar_box", "stats", "vehicle_pose"):
+        (tmp_path / "v2" / component / "other.parquet").touch()
+    assert len(prepare_waymo.find_sources(tmp_path / "v2")) == 1
+    assert (
+        "note: 1 segments are passed over, as they have other components, but no lidar: other" in capfd.readouterr().err
+    )
+    (path.parent / "gone.parquet").symlink_to(tmp_path / "nowhere")
+    assert len(prepare_waymo.find_sources(tmp_path / "v2")) == 2
+    arguments = ["--input", str(tmp_path / "v2"), "--output", str(tmp_path / "store"), "--workers", "1"]
+    assert prepare_waymo.main(arguments) == 1
+    assert "lidar/gone.parquet: " in capfd.readouterr().err
