@@ -3,7 +3,7 @@
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +111,13 @@ def prepare(
     """
     settings = settings or StoreSettings()
     began = time.monotonic()
-    names = {source.name for source in sources}
-    if len(names) != len(sources):
-        raise UserError(f"{len(sources)} sources, but only {len(names)} different names; give each its own")
+    names = {source.name: source for source in sources}
+    for source in sources:
+        if names[source.name] is not source:
+            raise UserError(
+                f"{source.path} and {names[source.name].path} would both become the segment {source.name}; rename"
+                " a folder, or prepare them into stores of their own"
+            )
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: a file stands where the output folder should be; choose another folder")
     (output / layout.SEGMENTS).mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ def prepare(
         pending = [source for source in sources if not _is_finished(source, finished)]
         if start is not None:
             start(pending, len(sources) - len(pending))
-        earlier = _earlier_left_out(output, names)
+        earlier = _earlier_left_out(output, names.keys())
         if pending:
             _announce(output, settings, pending, earlier)
 
@@ -164,7 +168,8 @@ def _finished_sources(output: Path, settings: StoreSettings) -> dict[str, Segmen
     for name, record in layout.finished_segments(output).items():
         if record.settings != settings:
             raise UserError(
-                f"{output}: segment {name} was prepared with {record.settings}, now asked for: {settings}; "
+                f"{output}: segment {name} was prepared with {record.settings.describe()}, now asked for:"
+                f" {settings.describe()}; "
                 "a store has the same settings throughout, so choose another folder"
             )
         if record.source is not None and _is_whole(output / layout.SEGMENTS / name, record):
@@ -189,7 +194,7 @@ def _is_finished(source: Source, finished: dict[str, SegmentRecord]) -> bool:
         return False  # the task meets the same error, and reports it
 
 
-def _earlier_left_out(output: Path, names: set[str]) -> tuple[LeftOut, ...]:
+def _earlier_left_out(output: Path, names: Set[str]) -> tuple[LeftOut, ...]:
     """Return what earlier preparations left out, or did not come to, without the sources that are tried again now."""
     for name in (layout.UNFINISHED, layout.MANIFEST):
         if (output / name).exists():

@@ -87,6 +87,11 @@ class StoreSettings(_Record):
     every: int = Field(default=1, ge=1)
     reach: float | None = Field(default=None, gt=0)
 
+    def describe(self) -> str:
+        """Return the options of a preparation tool that stand for them."""
+        reach = "" if self.reach is None else f" --range {self.reach:g}"
+        return f"--returns {','.join(map(str, self.returns))} --every {self.every}{reach}"
+
 
 class LossRecord(_Record):
     """`detection3d.data.packing.PackingLosses`, summed over a segment."""

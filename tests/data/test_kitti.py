@@ -141,6 +141,16 @@ def test_no_input(tmp_path: Path, capfd, make: bool, message: str) -> None:
     assert message in capfd.readouterr().err
 
 
+def test_two_folders_of_one_name_are_told_apart(tmp_path: Path, capfd) -> None:
+    for place in ("a", "b"):
+        write_scan(tmp_path / place / "training")
+    command = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert run(prepare_kitti.main, command) == 1
+    told = capfd.readouterr().err
+    assert "a/training/velodyne/000007.bin and " in told
+    assert "would both become the segment training-000000; rename a folder, or" in told
+
+
 def test_a_scan_that_comes_later_moves_no_other(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepare_kitti, "SCANS_A_SEGMENT", 2)
     command = ["--input", str(tmp_path / "training"), "--output", str(tmp_path / "out"), "--workers", "1"]

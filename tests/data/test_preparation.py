@@ -112,7 +112,9 @@ def test_other_settings_need_another_folder(tmp_path):
     sources = recipes(tmp_path / "in", 1)
     prepare(sources, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(UserError, match="segment s0 was prepared with returns=\\(1, 2\\)"):
+    with pytest.raises(
+        UserError, match="segment s0 was prepared with --returns 1,2 --every 1, now asked for: --returns 1 --"
+    ):
         prepare(sources, tmp_path / "out", settings=StoreSettings(returns=(1,)))
     assert contents(tmp_path / "out") == before
 
@@ -318,7 +320,10 @@ def test_every_second_frame_out_to_a_range(tmp_path, shared, capfd, version):
         assert np.abs(stored.points[:, :3] - frame.points[near, :3]).max() <= 2.0**-8
         assert sorted(stored.labels.ids) == sorted(frame.labels.ids)  # boxes count whether or not their points do
     assert run(prepare_waymo.main, [*command[:-4], "--range", "40"]) == 1
-    assert "was prepared with returns=(2,) every=2 reach=30.5, now asked for:" in capfd.readouterr().err
+    assert (
+        "was prepared with --returns 2 --every 2 --range 30.5, now asked for: --returns 1,2 --every 2 --range 40;"
+        in capfd.readouterr().err
+    )
 
 
 def test_an_estimate_needs_a_source_that_can_be_read(tmp_path):
