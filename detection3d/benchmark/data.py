@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detection3d.benchmark.timing import wait_for
 from detection3d.config import AugmentationConfig
 from detection3d.data.augment import augment
 from detection3d.data.collate import collate
@@ -98,9 +99,9 @@ def loading_rate(store: Store, device: torch.device, *, batch_size: int, steps: 
         points = unpack(batch.points)
         augment(points, batch.labels, config=USUAL_AUGMENTATION, seed=0, sample_index=batch.sample_index)
         if step == warm_up - 1:
-            _wait(device)
+            wait_for(device)
             start = time.perf_counter()
-    _wait(device)
+    wait_for(device)
     return steps * batch_size / (time.perf_counter() - start)
 
 
@@ -108,8 +109,3 @@ def points_a_frame(store: Store) -> float:
     """Return the mean number of points, of at most a hundred frames."""
     chosen = np.linspace(0, len(store) - 1, min(len(store), 100)).astype(int)
     return float(np.mean([len(store.packed(int(index))) for index in chosen]))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -67,14 +67,15 @@ def table(rows: Sequence[tuple[str, Timing]], baseline: Timing) -> list[str]:
 
 
 def _seconds(call: Callable[[], object], device: torch.device, calls: int) -> float:
-    _wait(device)
+    wait_for(device)
     begin = time.perf_counter()
     for _ in range(calls):
         call()
-    _wait(device)
+    wait_for(device)
     return (time.perf_counter() - begin) / calls
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -107,7 +107,7 @@ def _write_segment(source: Source, root: Path, settings: StoreSettings) -> Segme
             lost = writer.losses.out_of_range + writer.losses.not_finite
             why = f"{lost} were beyond 255.99 m or not finite" if lost else "there is nothing to train on"
             if settings.reach is not None or len(settings.returns) == 1:
-                why += ", beyond --range, or of other --returns"
+                why += ", or none of it within --range or of the --returns asked for"
             reason = f"no lidar points in any of its {writer.frames} frames ({why}); remove it from the input"
             raise DataError(source.path, reason)
     return layout.read_record(root / layout.SEGMENTS / name / layout.SEGMENT_RECORD, SegmentRecord)

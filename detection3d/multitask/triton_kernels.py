@@ -18,7 +18,8 @@ _FLAT, _BY_SAMPLE, _BY_INDEX = 0, 1, 2
 _UNFUSED = {"enable_fp_fusion": False}
 """For the solvers. Threads that hold copies of a sum each add what they get from the others to their own product; fused
 with the addition, their own is not rounded, theirs are, so the copies differ in the last bit. After a line search two
-slopes tie, the bit decides which one is steeper, and the threads go different ways: errors of 0.1 on the simplex."""
+slopes tie, the bit decides which one is steeper, and the threads go different ways: on an H100, the weights of four
+tasks were off by 0.008."""
 
 
 def draw(
