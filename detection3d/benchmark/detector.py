@@ -58,7 +58,7 @@ class DetectorTiming:
         """Return the mean step of a training that measures every so many steps; 0: never."""
         share = 1 / telemetry_every if telemetry_every else 0.0
         pairs = zip(self.plain.seconds, self.measured.seconds, strict=True)
-        return Timing(tuple((1 - share) * plain + share * measured for plain, measured in pairs))
+        return Timing(tuple(plain + share * (measured - plain) for plain, measured in pairs))
 
 
 def time_detector(
