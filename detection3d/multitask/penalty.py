@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from detection3d.multitask.convolutions import cheap_second_derivatives
 from detection3d.multitask.ranks import Ranks
 from detection3d.multitask.wrapping import Wrapping
 
@@ -43,7 +45,8 @@ class GradientPenalty(Wrapping):
                 "a gradient penalty needs the gradient of the shared features, and they require none: is the backbone"
                 " frozen? Then train with `then` alone"
             )
-        found = torch.autograd.grad(losses.sum(), aliases, create_graph=True, allow_unused=True)
+        with cheap_second_derivatives() if losses.is_cuda else nullcontext():  # it would save nothing on a CPU
+            found = torch.autograd.grad(losses.sum(), aliases, create_graph=True, allow_unused=True)
         gradients = [gradient for gradient in found if gradient is not None]
         if not gradients:
             return losses.sum() * 0.0
