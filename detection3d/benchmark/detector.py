@@ -9,11 +9,10 @@ import torch
 from detection3d.benchmark.fork import BASELINE
 from detection3d.benchmark.timing import Timing, time_in_turns
 from detection3d.config import Config
-from detection3d.data.loader import build_loader
 from detection3d.data.store import Store
 from detection3d.model.heads import TASKS
 from detection3d.multitask import Method, Sum, TaskFork
-from detection3d.training.loop import train_step
+from detection3d.training.loop import train_step, training_batches
 from detection3d.training.state import build_state
 from detection3d.types.tensors import Batch, to_device
 
@@ -31,15 +30,7 @@ class _NoFork(TaskFork):
 
 def first_batch(store: Path, config: Config, device: torch.device) -> Batch:
     """Return the first training batch of a store, on the device."""
-    loader = build_loader(
-        Store.open(store),
-        global_batch_size=config.training.batch_size,
-        seed=config.seed,
-        workers=0,
-        start_step=0,
-        total_steps=1,
-    )
-    return to_device(next(iter(loader)), device)
+    return to_device(next(training_batches(Store.open(store), config, total_steps=1, workers=0)), device)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ class DataConfig(Section):
     validation: Path | None = None
     returns: Annotated[tuple[Literal[1, 2], ...], Field(min_length=1)] = (1, 2)
     drop_no_label_zone_points: bool = False
+    sweeps: PositiveInt = 1  # frames of a segment whose points are merged; above 1, points carry their age
+    every: PositiveInt = 1  # train on every so many frames of a segment; sweeps come from those in between, too
+    sampling: Literal["uniform", "class_balanced"] = "uniform"  # balanced: equal shares of frames with each class
     workers: NonNegativeInt = 4  # loader processes; 0 reads in the training process
 
 

@@ -1,30 +1,30 @@
 """Batches of a store, in an order that depends on seed and position alone.
 
-The samples of a training run form one endless sequence: sample g is frame `order(seed, epoch)[g % frames]` with
-`epoch = g // frames`, and step s takes the samples from `s * global_batch_size`. So no frame is dropped (a batch may
-span two epochs), and the batch of a step is the same after a resume, with any number of workers, and on any number of
-ranks: rank r takes the r-th of equal shares, in order.
+The samples of a training run form one endless sequence, which `detection3d.data.sampling` fixes, and step s takes those
+from `s * global_batch_size`. So no sample is dropped (a batch may span two epochs), and the batch of a step is the same
+after a resume, with any number of workers, and on any number of ranks: rank r takes the r-th of equal shares, in order.
 
 With accumulation, a micro-batch is a batch: divide `global_batch_size` and multiply the steps.
 """
 
-import functools
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detection3d.data.collate import collate
-from detection3d.data.counter_hash import permutation
 from detection3d.data.preparation_pool import end_with_parent
+from detection3d.data.sampling import FrameOrder, Sampling
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
-from detection3d.types.tensors import Batch, BoxLabels, PackedPoints
+from detection3d.types.tensors import Batch, pin
+
+PLAIN = Sampling()
+"""Every frame once an epoch, in a random order."""
 
 GRACE = 20  # seconds that a worker goes on after SIGTERM, should nobody end it before
 
@@ -39,7 +39,8 @@ def build_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    shuffle: bool = True,
+    sampling: Sampling = PLAIN,
+    sweeps: int = 1,
 ) -> Iterator[Batch]:
     """Yield this rank's batches of the steps from `start_step` up to `total_steps`.
 
@@ -52,7 +53,8 @@ def build_loader(
         workers: processes that read; with 0 this process reads. Memory is pinned where there is a CUDA device.
         rank: of this process.
         world_size: number of ranks.
-        shuffle: whether each epoch has its own random order; otherwise that of the store.
+        sampling: which frames an epoch holds, and in what order.
+        sweeps: how many frames of a segment make up a sample.
 
     Returns:
         An iterator of `total_steps - start_step` batches with `global_batch_size / world_size` samples each.
@@ -63,14 +65,13 @@ def build_loader(
     """
     if global_batch_size < 1 or global_batch_size % world_size:
         raise UserError(f"a batch of {global_batch_size} samples can't be shared by {world_size} ranks; use a multiple")
-    if len(store) == 0:
-        raise UserError(f"{store.root}: the store has no frames")
-    batches = _TrainingBatches(store, global_batch_size, seed, rank, world_size, shuffle)
+    order = FrameOrder(store, sampling, seed)
+    batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps)
     return _iterate(batches, range(start_step, total_steps), workers)
 
 
 def evaluation_batches(
-    store: Store, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1
+    store: Store, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1, sweeps: int = 1
 ) -> Iterator[Batch]:
     """Yield every frame once, in the store's order; `sample_index` is the frame's number.
 
@@ -80,6 +81,7 @@ def evaluation_batches(
         workers: processes that read; with 0 this process reads.
         rank: of this process; ranks take contiguous shares that differ by one frame at most.
         world_size: number of ranks.
+        sweeps: how many frames of a segment make up a sample.
 
     Returns:
         An iterator of batches; empty where there are fewer frames than ranks.
@@ -90,7 +92,7 @@ def evaluation_batches(
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} samples; it needs at least 1")
     start, stop = (len(store) * share // world_size for share in (rank, rank + 1))
-    batches = _EvaluationBatches(store, batch_size, start, stop)
+    batches = _EvaluationBatches(store, batch_size, start, stop, sweeps)
     return _iterate(batches, range(-(-(stop - start) // batch_size)), workers)
 
 
@@ -98,51 +100,45 @@ class _TrainingBatches(Dataset):
     """Maps a step to this rank's batch."""
 
     def __init__(
-        self, store: Store, global_batch_size: int, seed: int, rank: int, world_size: int, shuffle: bool
+        self, store: Store, order: FrameOrder, global_batch_size: int, rank: int, world_size: int, sweeps: int
     ) -> None:
         self._store = store
+        self._order = order
         self._global_batch_size = global_batch_size
         self._local_batch_size = global_batch_size // world_size
-        self._seed = seed
         self._rank = rank
-        self._shuffle = shuffle
+        self._sweeps = sweeps
 
     def __getitem__(self, step: int) -> "Batch | UserError":
         first = step * self._global_batch_size + self._rank * self._local_batch_size
         samples = range(first, first + self._local_batch_size)
-        frames = [self._frame(sample) for sample in samples]
-        return _read(self._store, frames, samples, labelled=True)
-
-    def _frame(self, sample: int) -> int:
-        epoch, position = divmod(sample, len(self._store))
-        return int(_order(self._seed, epoch, len(self._store))[position]) if self._shuffle else position
+        frames = [self._order.frame(sample) for sample in samples]
+        return _read(self._store, frames, samples, self._sweeps, labelled=True)
 
 
 class _EvaluationBatches(Dataset):
     """Maps a batch's number to the batch."""
 
-    def __init__(self, store: Store, batch_size: int, start: int, stop: int) -> None:
+    def __init__(self, store: Store, batch_size: int, start: int, stop: int, sweeps: int) -> None:
         self._store = store
         self._batch_size = batch_size
         self._start = start
         self._stop = stop
+        self._sweeps = sweeps
 
     def __getitem__(self, number: int) -> "Batch | UserError":
         first = self._start + number * self._batch_size
         frames = range(first, min(first + self._batch_size, self._stop))
-        return _read(self._store, list(frames), frames)
+        return _read(self._store, list(frames), frames, self._sweeps)
 
 
-@functools.lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the store is smaller than a batch
-def _order(seed: int, epoch: int, frames: int) -> np.ndarray:
-    return permutation(seed, epoch, frames)
-
-
-def _read(store: Store, frames: list[int], samples: range, *, labelled: bool = False) -> "Batch | UserError":
+def _read(
+    store: Store, frames: list[int], samples: range, sweeps: int, *, labelled: bool = False
+) -> "Batch | UserError":
     try:
         if labelled:
             _refuse_unlabelled(store, frames)
-        return collate(store, frames, samples)
+        return collate(store, frames, samples, sweeps)
     # Handed over as a value: torch would raise it in the training process as a RuntimeError with two tracebacks.
     except UserError as error:
         return error
@@ -158,10 +154,10 @@ def _refuse_unlabelled(store: Store, frames: list[int]) -> None:
 
 
 def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:
-    pin = torch.cuda.is_available()
+    pinned = torch.cuda.is_available()
     if workers == 0 or len(numbers) == 0:
         items = (_Carrier(batches[number]) for number in numbers)
-        items = (item.pin_memory() for item in items) if pin else items
+        items = (item.pin_memory() for item in items) if pinned else items
     else:
         # Not forked from this process: a fork of a process with threads or a CUDA context can hang.
         context = multiprocessing.get_context("forkserver")
@@ -174,7 +170,7 @@ def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:
             batch_size=None,
             collate_fn=_carry,
             num_workers=workers,
-            pin_memory=pin,
+            pin_memory=pinned,
             multiprocessing_context=context,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # the loader draws a seed for its workers, which must not move the global one
@@ -207,9 +203,6 @@ def _start_worker(_: int) -> None:
     end_with_parent()  # torch's own watch looks at the fork server, which the training process leaves behind
 
 
-Part = TypeVar("Part", PackedPoints, BoxLabels)
-
-
 @dataclass(frozen=True)
 class _Carrier:
     """A batch on its way through torch's loader, which pins what has a `pin_memory` method."""
@@ -219,22 +212,8 @@ class _Carrier:
     def pin_memory(self) -> "_Carrier":
         if isinstance(self.content, UserError):
             return self
-        return _Carrier(_pinned(self.content))
+        return _Carrier(pin(self.content))
 
 
 def _carry(content: Any) -> _Carrier:
     return _Carrier(content)
-
-
-def _pinned(value: Batch) -> Batch:
-    return replace(
-        value,
-        points=_pin_tensors(value.points),
-        labels=_pin_tensors(value.labels),
-        sample_index=value.sample_index.pin_memory(),
-    )
-
-
-def _pin_tensors(value: Part) -> Part:
-    tensors = {field.name: getattr(value, field.name) for field in fields(value)}
-    return type(value)(**{name: tensor.pin_memory() for name, tensor in tensors.items()})

@@ -4,11 +4,12 @@
 described in `detection3d.data.store_manifest`, the 11 bytes of a point in `detection3d.data.packing`. No torch here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 from detection3d.data import store_manifest as layout
 from detection3d.data.packing import PackedArrays, unpack_arrays
@@ -23,7 +24,7 @@ from detection3d.data.store_manifest import (
 from detection3d.data.store_segment import MappedSegment
 from detection3d.data.store_writer import SegmentWriter
 from detection3d.errors import DataError, UserError
-from detection3d.types.scene import Boxes, Float64Array, Frame
+from detection3d.types.scene import BoolArray, Boxes, Float64Array, Frame
 
 __all__ = [
     "LeftOut",
@@ -86,16 +87,19 @@ class Store:
     def __reduce__(self) -> tuple:
         return Store, (self.root, self._names, self._frames, self.settings)
 
-    def require(self, returns: Sequence[int], point_range: Sequence[float]) -> None:
-        """Check that the store kept every point that is wanted of it.
+    def require(self, returns: Sequence[int], point_range: Sequence[float], sweeps: int = 1) -> None:
+        """Check that the store has all that is wanted of it.
 
         Args:
             returns: lidar returns.
             point_range: metres, x, y, z of the lower corner and of the upper one.
+            sweeps: frames of a segment that are to be merged.
 
         Raises:
-            UserError: it did not.
+            UserError: it has not.
         """
+        if sweeps > 1:
+            self._require_motion(sweeps)
         reach, farthest = self.settings.reach, max(abs(point_range[axis]) for axis in (0, 1, 3, 4))
         if reach is not None and farthest > reach:
             raise UserError(
@@ -109,6 +113,25 @@ class Store:
                 f"data.returns asks for return {', '.join(map(str, missing))}, but {self.root} was prepared with return"
                 f" {kept} only; set data.returns=[{kept}], or prepare it again with --returns"
             )
+
+    def every(self, step: int) -> npt.NDArray[np.int64]:
+        """Return the numbers of every `step`-th frame of each segment, from its first on."""
+        starts = self._ends - self._frames
+        return np.concatenate(
+            [np.arange(start, end, step) for start, end in zip(starts, self._ends, strict=True)], dtype=np.int64
+        )
+
+    def holds(self, types: Collection[int], min_points: int) -> BoolArray:
+        """Tell which frames have an object of one of these types with `min_points` or more: bool [frames].
+
+        Maps every segment of the store, a thousand of them in a second or two.
+        """
+        return np.concatenate([self._map(number).holds(types, min_points) for number in range(len(self._names))])
+
+    def sweeps(self, index: int, count: int) -> range:
+        """Return the numbers of a frame and of those before it in its segment, newest first: up to `count`."""
+        _, frame = self._locate(index)
+        return range(index, index - min(count, frame + 1), -1)
 
     def key(self, index: int) -> tuple[str, int]:
         """Return `(context_name, timestamp_micros)` of a frame."""
@@ -150,6 +173,17 @@ class Store:
             location=context.location,
             weather=context.weather,
         )
+
+    def _require_motion(self, sweeps: int) -> None:
+        if self._frames.max() == 1:
+            raise UserError(f"data.sweeps is {sweeps}, but every segment of {self.root} is a single frame; set 1")
+        number = int(self._frames.argmax())
+        poses = [self._map(number).pose(frame) for frame in range(self._frames[number])]
+        if all(np.array_equal(pose, np.eye(4)) for pose in poses):
+            raise UserError(
+                f"data.sweeps is {sweeps}, but the frames of {self.root} have no poses by which to merge them (those of"
+                f" {self._names[number]} are all the identity); set 1, or prepare data with poses"
+            )
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

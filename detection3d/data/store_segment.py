@@ -1,5 +1,6 @@
 """One segment of a prepared store, memory-mapped."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from detection3d.data import store_manifest as layout
 from detection3d.data.packing import BYTES_PER_POINT, PackedArrays
 from detection3d.data.store_tables import BOX_SCHEMA, FRAME_SCHEMA
 from detection3d.errors import DataError
-from detection3d.types.scene import Boxes, Float64Array
+from detection3d.types.scene import BoolArray, Boxes, Float64Array
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class MappedSegment:
             velocity=self._velocity[rows],
             acceleration=self._acceleration[rows],
         )
+
+    def holds(self, types: Collection[int], min_points: int) -> BoolArray:
+        """Tell which frames have an object of one of these types with `min_points` or more."""
+        suitable = np.isin(self._types, list(types)) & (self._num_points >= min_points)
+        up_to = np.concatenate([[0], np.cumsum(suitable)])
+        return up_to[self._box_offsets + self._box_counts] > up_to[self._box_offsets]
 
     def context(self, frame: int) -> FrameContext:
         """Return a frame's no-label zones and circumstances."""

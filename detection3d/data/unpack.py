@@ -3,10 +3,11 @@
 from collections.abc import Collection
 
 import torch
+from torch import Tensor
 
 from detection3d.data.packing import NO_LABEL_ZONE_BIT, SECOND_RETURN_BIT, STEP
 from detection3d.errors import UserError
-from detection3d.types.tensors import PackedPoints, Points
+from detection3d.types.tensors import PackedPoints, Points, Sweeps
 
 
 def unpack(points: PackedPoints, *, returns: Collection[int] = (1, 2), drop_no_label_zone: bool = False) -> Points:
@@ -19,7 +20,8 @@ def unpack(points: PackedPoints, *, returns: Collection[int] = (1, 2), drop_no_l
         drop_no_label_zone: leave out the points in no-label zones; likewise.
 
     Returns:
-        float32 points (x, y, z, intensity, elongation) in the same order.
+        float32 points (x, y, z, intensity, elongation) in the same order. Where samples have several sweeps, all are in
+        the vehicle frame of the newest, and a sixth column has the seconds before it.
 
     Raises:
         UserError: `returns` names anything but 1 and 2, or nothing.
@@ -30,6 +32,8 @@ def unpack(points: PackedPoints, *, returns: Collection[int] = (1, 2), drop_no_l
 
     xyz = points.xyz.to(torch.float32) * STEP
     values = torch.cat((xyz, points.features.to(torch.float32)), dim=1)
+    if points.sweeps is not None:
+        values = _merge(values, points.sweeps)
     samples = torch.arange(len(points.counts), device=points.counts.device)
     # The output's size is known, so repeat_interleave needn't wait for the device to learn it.
     batch_index = torch.repeat_interleave(samples, points.counts, output_size=len(values))
@@ -44,3 +48,13 @@ def unpack(points: PackedPoints, *, returns: Collection[int] = (1, 2), drop_no_l
     if keep is not None:
         values, batch_index = values[keep], batch_index[keep]
     return Points(values=values, batch_index=batch_index)
+
+
+def _merge(values: Tensor, sweeps: Sweeps) -> Tensor:
+    """Bring each point into its sample's newest vehicle frame, and append its age."""
+    numbers = torch.arange(len(sweeps.counts), device=values.device)
+    sweep = torch.repeat_interleave(numbers, sweeps.counts, output_size=len(values))
+    rows = sweeps.to_newest[sweep]
+    # Not a matrix product, which may round to TF32. The newest sweep's matrix is the identity, which changes no bit.
+    moved = (rows[:, :, :3] * values[:, None, :3]).sum(-1) + rows[:, :, 3]
+    return torch.cat((moved, values[:, 3:], sweeps.age[sweep, None]), dim=1)

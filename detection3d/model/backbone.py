@@ -18,20 +18,27 @@ SUBMANIFOLD = (3, 3, 3)
 
 
 class SparseBackbone(nn.Module):
-    """From voxels of C = 5 features to a dense [B, out_channels * depth, H, W] at stride 8.
+    """From voxels to a dense [B, out_channels * depth, H, W] at stride 8.
 
     Args:
         config: widths, depth, backend and precision.
         grid_size: voxels along (z, y, x).
         device: where it will run; it decides the backend where the config says "auto".
+        features: of a voxel.
     """
 
-    def __init__(self, config: BackboneConfig, grid_size: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        grid_size: tuple[int, int, int],
+        device: torch.device,
+        features: int = FEATURES,
+    ) -> None:
         super().__init__()
         backend = build_backend(config.backend, config.precision, device)
         self.backend = backend.name
         first, second, third, fourth = config.channels
-        self.stem = _Stem(FEATURES, first, "stage1", backend)
+        self.stem = _Stem(features, first, "stage1", backend)
         self.stages = nn.ModuleList(
             [
                 _Stage(first, first, config.blocks[0], "stage1", backend, down_padding=None),

@@ -8,7 +8,7 @@ from detection3d.model.backbone import SparseBackbone
 from detection3d.model.heads import build_heads
 from detection3d.model.neck import BevNeck
 from detection3d.model.norm import BatchNorm
-from detection3d.model.voxelize import MeanVoxelizer
+from detection3d.model.voxelize import FEATURES, MeanVoxelizer
 from detection3d.multitask import TaskFork
 from detection3d.types.tensors import HeadOutputs, Points
 
@@ -25,8 +25,8 @@ class Detector(nn.Module):
     def __init__(self, config: Config, fork: TaskFork, device: torch.device) -> None:
         super().__init__()
         model = config.model
-        self.voxelizer = MeanVoxelizer(model)
-        self.backbone = SparseBackbone(model.backbone, model.grid_size, device)
+        self.voxelizer = MeanVoxelizer(model, FEATURES + (config.data.sweeps > 1))
+        self.backbone = SparseBackbone(model.backbone, model.grid_size, device, self.voxelizer.features)
         self.neck = BevNeck(self.backbone.out_channels, model.neck)
         self.shared = nn.Conv2d(self.neck.out_channels, model.shared_channels, 3, padding=1, bias=False)
         self.shared_norm = BatchNorm(model.shared_channels)

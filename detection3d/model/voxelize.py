@@ -13,6 +13,7 @@ from detection3d.model.sparse.tensor import SparseTensor, flat_keys
 from detection3d.types.tensors import Points
 
 FEATURES = 5
+"""Of a point of a single sweep; with several, its age is one more."""
 
 
 class MeanVoxelizer(nn.Module):
@@ -20,13 +21,14 @@ class MeanVoxelizer(nn.Module):
 
     Args:
         config: the range and the voxel size, metres in the vehicle frame.
+        features: columns of a point: `FEATURES`, and one more where it carries its age in seconds.
     """
 
     low: Tensor
     size: Tensor
     feature_scale: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, features: int = FEATURES) -> None:
         super().__init__()
         depth, height, width = config.grid_size
         # one more plane in z, so that the strided stages keep the cells aligned (SECOND's layout)
@@ -35,9 +37,10 @@ class MeanVoxelizer(nn.Module):
         self.register_buffer("low", torch.tensor(config.point_range[:3]), persistent=False)
         self.register_buffer("size", torch.tensor(config.voxel_size), persistent=False)
         reach = max(abs(value) for value in (*config.point_range[:2], *config.point_range[3:5]))
-        scale = torch.tensor(
-            [1 / reach, 1 / reach, 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0), 1, 1]
-        )
+        scale = torch.ones(features)
+        scale[:2] = 1 / reach
+        scale[2] = 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0)
+        self.features = features
         self.register_buffer("feature_scale", scale, persistent=False)
 
     @torch.no_grad()
@@ -45,13 +48,13 @@ class MeanVoxelizer(nn.Module):
         """Average the points of each voxel.
 
         Args:
-            points: N points, [N, 5].
+            points: N points, [N, features].
             batch_size: samples, B.
 
         Returns:
-            Features [V, 5] at voxels in ascending order; none for a batch without any point in range.
+            Features [V, features] at voxels in ascending order; none for a batch without any point in range.
         """
-        values = points.values[:, :FEATURES]
+        values = points.values
         cell = torch.floor((values[:, :3] - self.low) / self.size).to(torch.int64)
         limits = torch.tensor(self.cells, device=cell.device)
         inside = ((cell >= 0) & (cell < limits)).all(dim=1)
@@ -61,6 +64,8 @@ class MeanVoxelizer(nn.Module):
             return SparseTensor(values, indices.to(torch.int32), self.spatial_shape, batch_size)
         keys, order = flat_keys(indices, self.spatial_shape).sort(stable=True)
         unique, counts = torch.unique_consecutive(keys, return_counts=True)
-        squashed = torch.cat([values[:, :3], torch.tanh(values[:, 3:])], dim=1) * self.feature_scale
+        # Squashed are intensity and elongation, which have no bound; an age stays seconds.
+        squashed = torch.cat([values[:, :3], torch.tanh(values[:, 3:FEATURES]), values[:, FEATURES:]], dim=1)
+        squashed = squashed * self.feature_scale
         features = torch.segment_reduce(squashed[order], "mean", lengths=counts, unsafe=True)
         return SparseTensor(features, unflatten_keys(unique, self.spatial_shape), self.spatial_shape, batch_size)

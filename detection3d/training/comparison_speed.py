@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 
 from detection3d.config import Config, SumConfig
-from detection3d.data.loader import build_loader
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation.comparison import Speed
 from detection3d.files import replace_file
-from detection3d.training.loop import train_step
+from detection3d.training.loop import train_step, training_batches
 from detection3d.training.run_folder import describe_environment
 from detection3d.training.state import TrainState, build_state
 from detection3d.types.tensors import Batch, to_device
@@ -144,8 +143,7 @@ def _runner(config: Config, device: torch.device, pairs: int) -> _Runner:
     config = config.model_copy(update={"training": training})
     assert config.data.train is not None
     store = Store.open(config.data.train)
-    size = config.training.batch_size
-    batch = next(build_loader(store, global_batch_size=size, seed=config.seed, total_steps=1))
+    batch = next(training_batches(store, config, total_steps=1, workers=0))
     return _Runner(build_state(config, device), to_device(batch, device), config)
 
 

@@ -79,10 +79,13 @@ def detect_store(
     Yields:
         What was found in each frame; detections that hold a point of a no-label zone are flagged.
     """
-    store.require(config.data.returns, config.model.point_range)
+    store.require(config.data.returns, config.model.point_range, config.data.sweeps)
     done = 0
     dtype = DENSE_DTYPES[config.training.precision] if device.type == "cuda" else torch.float32
-    for host_batch in evaluation_batches(store, batch_size=config.training.batch_size, workers=config.data.workers):
+    batches = evaluation_batches(
+        store, batch_size=config.training.batch_size, workers=config.data.workers, sweeps=config.data.sweeps
+    )
+    for host_batch in batches:
         batch = to_device(host_batch, device)
         points = unpack(
             batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points

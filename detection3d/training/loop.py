@@ -14,6 +14,7 @@ from torch import Tensor
 from detection3d.config import Config
 from detection3d.data.augment import augment
 from detection3d.data.loader import build_loader
+from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
 from detection3d.errors import UserError
@@ -103,7 +104,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
-    store.require(config.data.returns, config.model.point_range)
+    store.require(config.data.returns, config.model.point_range, config.data.sweeps)
     state = build_state(config, device)
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)
@@ -115,7 +116,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
         add_provenance(folder, config, device, state.step)
         with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
             recorder.say(_introduction(config, store, state, checkpoint, device))
-            for batch, waited in _timed(_batches(store, config, state.step), device):
+            for batch, waited in _timed(training_batches(store, config, start_step=state.step), device):
                 result = _logged_step(state, batch, config, recorder, waited)
                 done = state.step == config.training.steps
                 if done or stop.requested or state.step % config.training.checkpoint_every == 0:
@@ -179,14 +180,27 @@ def _refuse_non_finite_state(state: TrainState) -> None:
         )
 
 
-def _batches(store: Store, config: Config, start_step: int) -> Iterator[Batch]:
-    yield from build_loader(
+def training_batches(
+    store: Store, config: Config, *, start_step: int = 0, total_steps: int | None = None, workers: int | None = None
+) -> Iterator[Batch]:
+    """Yield the batches of a run, on the CPU.
+
+    Args:
+        store: the training data.
+        config: the run.
+        start_step: steps done.
+        total_steps: where to end; None takes the config's.
+        workers: loader processes; None takes the config's.
+    """
+    return build_loader(
         store,
         global_batch_size=config.training.batch_size,
         seed=config.seed,
-        workers=config.data.workers,
+        workers=config.data.workers if workers is None else workers,
         start_step=start_step,
-        total_steps=config.training.steps,
+        total_steps=config.training.steps if total_steps is None else total_steps,
+        sampling=Sampling.of(config),
+        sweeps=config.data.sweeps,
     )
 
 

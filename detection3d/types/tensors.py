@@ -1,10 +1,26 @@
 """What the model and the training loop exchange, in torch. Letters of the shapes: see `detection3d`."""
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """The sweeps that make up a batch's points, P of them: sample by sample, from the newest back.
+
+    Attributes:
+        counts: int64 [P], points of each.
+        to_newest: float32 [P, 3, 4], from the vehicle frame of the sweep to that of the sample's newest.
+        age: float32 [P], seconds before the sample's newest sweep.
+    """
+
+    counts: Tensor
+    to_newest: Tensor
+    age: Tensor
 
 
 @dataclass(frozen=True)
@@ -16,12 +32,14 @@ class PackedPoints:
         features: float16 [N, 2], raw intensity and elongation.
         flags: uint8 [N]; the bits are fixed in `data.packing`.
         counts: int64 [B], points of each sample; their sum is N.
+        sweeps: where samples are made of several; each sweep's points are in its own vehicle frame.
     """
 
     xyz: Tensor
     features: Tensor
     flags: Tensor
     counts: Tensor
+    sweeps: Sweeps | None = None
 
 
 @dataclass(frozen=True)
@@ -136,16 +154,25 @@ class TaskLosses:
         return {member.name: getattr(self, member.name) for member in fields(self)}
 
 
-TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets)
+TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets, Sweeps)
 
 
 def to_device(value: TensorData, device: torch.device) -> TensorData:
     """Copy every tensor of a (nested) dataclass to `device`, without waiting where the memory is pinned."""
+    return _map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def pin(value: TensorData) -> TensorData:
+    """Copy every tensor of a (nested) dataclass into pinned memory."""
+    return _map_tensors(value, Tensor.pin_memory)
+
+
+def _map_tensors(value: TensorData, change: Callable[[Tensor], Tensor]) -> TensorData:
     changes = {}
     for member in fields(value):
         item = getattr(value, member.name)
         if isinstance(item, Tensor):
-            changes[member.name] = item.to(device, non_blocking=True)
-        elif isinstance(item, PackedPoints | BoxLabels | Points):
-            changes[member.name] = to_device(item, device)  # pyright: ignore[reportArgumentType] one of the constraints
+            changes[member.name] = change(item)
+        elif is_dataclass(item):
+            changes[member.name] = _map_tensors(item, change)  # pyright: ignore[reportArgumentType] one of the constraints
     return replace(value, **changes)

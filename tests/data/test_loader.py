@@ -2,7 +2,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detection3d.data.loader import build_loader, evaluation_batches
+from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.types.tensors import Batch
@@ -42,8 +43,16 @@ def assert_equal(actual: Batch, expected: Batch) -> None:
     assert torch.equal(actual.sample_index, expected.sample_index)
     for part in ("points", "labels"):
         ours, theirs = getattr(actual, part), getattr(expected, part)
-        for field in fields(theirs):
-            assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name)), field.name
+        assert_tensors_equal(ours, theirs)
+
+
+def assert_tensors_equal(actual, expected) -> None:
+    for field in fields(expected):
+        ours, theirs = getattr(actual, field.name), getattr(expected, field.name)
+        if is_dataclass(theirs):
+            assert_tensors_equal(ours, theirs)
+        else:
+            assert (ours is theirs is None) or torch.equal(ours, theirs), field.name
 
 
 def concatenate_points(batches: list[Batch]) -> list[torch.Tensor]:
@@ -100,7 +109,7 @@ def test_every_epoch_holds_every_frame_once_in_another_order(store):
 
 
 def test_without_shuffling_the_order_is_that_of_the_store(store):
-    batches = build_loader(store, global_batch_size=5, seed=5, total_steps=2, shuffle=False)
+    batches = build_loader(store, global_batch_size=5, seed=5, total_steps=2, sampling=Sampling(shuffle=False))
     keys = [key for batch in batches for key in batch.keys]
     assert keys == [store.key(index % FRAMES) for index in range(10)]
 
@@ -188,7 +197,8 @@ def test_what_cannot_be_shared_is_refused(store):
 
 
 def test_every_tensor_is_pinned_where_there_is_a_gpu(store, monkeypatch):
-    expected = next(build_loader(store, global_batch_size=3, seed=0, total_steps=1))
+    options = {"global_batch_size": 3, "seed": 0, "total_steps": 1, "sweeps": 2}
+    expected = next(build_loader(store, **options))
     pinned = []
 
     def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
@@ -197,15 +207,19 @@ def test_every_tensor_is_pinned_where_there_is_a_gpu(store, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
-    batch = next(build_loader(store, global_batch_size=3, seed=0, total_steps=1))
+    batch = next(build_loader(store, **options))
     assert_equal(batch, expected)
     assert {id(tensor) for tensor in tensors_of(batch)} == {id(tensor) for tensor in pinned}
 
 
-def tensors_of(batch: Batch) -> list[torch.Tensor]:
-    return [batch.sample_index] + [
-        getattr(part, field.name) for part in (batch.points, batch.labels) for field in fields(part)
-    ]
+def tensors_of(part) -> list[torch.Tensor]:
+    if isinstance(part, torch.Tensor):
+        return [part]
+    return (
+        [tensor for field in fields(part) for tensor in tensors_of(getattr(part, field.name))]
+        if is_dataclass(part)
+        else []
+    )
 
 
 @pytest.mark.gpu
