@@ -35,18 +35,20 @@ POINTS_MAGIC = b"detection3d points 1\n".ljust(64, b"\0")
 AGAIN = "run the preparation again with the same output; it goes on where it stopped"
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of what is written as JSON."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """Size in bytes and CRC-32C of a file."""
 
     size: int
     crc32c: int
 
 
-class SourceRecord(_Record):
+class SourceRecord(Record):
     """Where a segment came from; a change of any field means that it must be prepared again.
 
     Attributes:
@@ -74,7 +76,7 @@ class SourceRecord(_Record):
         )
 
 
-class StoreSettings(_Record):
+class StoreSettings(Record):
     """Choices that hold for every segment of a store.
 
     Attributes:
@@ -93,7 +95,7 @@ class StoreSettings(_Record):
         return f"--returns {','.join(map(str, self.returns))} --every {self.every}{reach}"
 
 
-class LossRecord(_Record):
+class LossRecord(Record):
     """`detection3d.data.packing.PackingLosses`, summed over a segment."""
 
     out_of_range: int
@@ -101,7 +103,7 @@ class LossRecord(_Record):
     clipped: int
 
 
-class SegmentRecord(_Record):
+class SegmentRecord(Record):
     """One finished segment.
 
     Attributes:
@@ -127,7 +129,7 @@ class SegmentRecord(_Record):
     files: dict[str, FileRecord]
 
 
-class LeftOut(_Record):
+class LeftOut(Record):
     """A source that is not in the store.
 
     Attributes:
@@ -141,7 +143,7 @@ class LeftOut(_Record):
     reason: str
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The whole store.
 
     Attributes:
@@ -157,11 +159,11 @@ class Manifest(_Record):
     left_out: tuple[LeftOut, ...] = ()
 
 
-AnyRecord = TypeVar("AnyRecord", SegmentRecord, Manifest)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
-    """Read a manifest or a segment's record.
+    """Read a record, such as a manifest or a segment's.
 
     Raises:
         DataError: the file isn't JSON of this kind, or of another schema version.
@@ -187,7 +189,7 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
         raise DataError(path, f"not a JSON object ({error}); {way_out}") from error
 
 
-def write_record(path: Path, record: SegmentRecord | Manifest) -> None:
+def write_record(path: Path, record: Record) -> None:
     """Write a record so that a reader finds the old or the new file, whole, whatever happens in between."""
     replace_file(path, record.model_dump_json(indent=1).encode())
 

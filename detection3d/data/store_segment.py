@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from detection3d.data import store_manifest as layout
 from detection3d.data.packing import BYTES_PER_POINT, PackedArrays
+from detection3d.data.store_files import column_values, map_file, read_table, view_points
 from detection3d.data.store_tables import BOX_SCHEMA, FRAME_SCHEMA
 from detection3d.errors import DataError
 from detection3d.types.scene import BoolArray, Boxes, Float64Array
@@ -39,22 +38,22 @@ class MappedSegment:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._points = _map(folder / layout.POINTS)
-        self._frame_table = _read_table(folder / layout.FRAMES, FRAME_SCHEMA)
-        self._box_table = _read_table(folder / layout.BOXES, BOX_SCHEMA)
-        self.timestamps = _values(self._frame_table, "timestamp_micros")
-        self._poses = _values(self._frame_table, "pose").reshape(-1, 4, 4)
-        self._offsets = _values(self._frame_table, "points_offset")
-        self._counts = _values(self._frame_table, "points_count")
-        self._box_offsets = _values(self._frame_table, "boxes_offset")
-        self._box_counts = _values(self._frame_table, "boxes_count")
-        self._has_labels = _values(self._frame_table, "has_labels")
-        self._boxes = _values(self._box_table, "box").reshape(-1, 7)
-        self._types = _values(self._box_table, "type")
-        self._difficulty = _values(self._box_table, "difficulty")
-        self._num_points = _values(self._box_table, "num_points")
-        self._velocity = _values(self._box_table, "velocity").reshape(-1, 3)
-        self._acceleration = _values(self._box_table, "acceleration").reshape(-1, 3)
+        self._points = map_file(folder / layout.POINTS)
+        self._frame_table = read_table(folder / layout.FRAMES, FRAME_SCHEMA)
+        self._box_table = read_table(folder / layout.BOXES, BOX_SCHEMA)
+        self.timestamps = column_values(self._frame_table, "timestamp_micros")
+        self._poses = column_values(self._frame_table, "pose").reshape(-1, 4, 4)
+        self._offsets = column_values(self._frame_table, "points_offset")
+        self._counts = column_values(self._frame_table, "points_count")
+        self._box_offsets = column_values(self._frame_table, "boxes_offset")
+        self._box_counts = column_values(self._frame_table, "boxes_count")
+        self._has_labels = column_values(self._frame_table, "has_labels")
+        self._boxes = column_values(self._box_table, "box").reshape(-1, 7)
+        self._types = column_values(self._box_table, "type")
+        self._difficulty = column_values(self._box_table, "difficulty")
+        self._num_points = column_values(self._box_table, "num_points")
+        self._velocity = column_values(self._box_table, "velocity").reshape(-1, 3)
+        self._acceleration = column_values(self._box_table, "acceleration").reshape(-1, 3)
         self._check(folder)
 
     def __len__(self) -> int:
@@ -64,11 +63,7 @@ class MappedSegment:
     def packed(self, frame: int) -> PackedArrays:
         """Return read-only views of a frame's points."""
         offset, count = int(self._offsets[frame]), int(self._counts[frame])
-        return PackedArrays(
-            xyz=np.frombuffer(self._points, np.int16, 3 * count, offset).reshape(count, 3),
-            features=np.frombuffer(self._points, np.float16, 2 * count, offset + 6 * count).reshape(count, 2),
-            flags=np.frombuffer(self._points, np.uint8, count, offset + 10 * count),
-        )
+        return view_points(self._points, offset, count)
 
     def pose(self, frame: int) -> Float64Array:
         """Return a read-only view of a frame's pose, [4, 4], vehicle to global."""
@@ -112,35 +107,3 @@ class MappedSegment:
         if not inside.all():
             reason = f"it points outside the segment's other files; delete {folder} and {layout.AGAIN}"
             raise DataError(folder / layout.FRAMES, reason, int(np.flatnonzero(~inside)[0]))
-
-
-def _map(path: Path) -> pa.Buffer:
-    try:
-        # Closing the file gives its descriptor back; the map lives as long as the buffer.
-        with pa.memory_map(str(path)) as file:
-            return file.read_buffer()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"can't be mapped ({error}); delete {path.parent} and {layout.AGAIN}") from error
-
-
-def _read_table(path: Path, schema: pa.Schema) -> pa.RecordBatch:
-    try:
-        # Without threads, so that a process that forks later has none of Arrow's.
-        options = pa.ipc.IpcReadOptions(use_threads=False)
-        reader = pa.ipc.open_file(_map(path), options=options)
-        batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
-        if reader.num_record_batches == 0:  # Arrow writes no batch for a segment without any box
-            batch = pa.RecordBatch.from_pylist([], schema=reader.schema)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"not an Arrow file ({error}); delete {path.parent} and {layout.AGAIN}") from error
-    if batch is None or batch.schema != schema:
-        raise DataError(path, f"not a table of a prepared store; delete {path.parent} and {layout.AGAIN}")
-    return batch
-
-
-def _values(table: pa.RecordBatch, column: str) -> npt.NDArray:
-    """View a column in place; that of a list of fixed size comes flat."""
-    array = table[column]
-    if pa.types.is_fixed_size_list(array.type):
-        array = array.flatten()
-    return array.to_numpy(zero_copy_only=True)

@@ -12,13 +12,13 @@ from typing import Self
 
 import google_crc32c
 import numpy as np
-import pyarrow as pa
 
 from detection3d.data import store_manifest as layout
-from detection3d.data.packing import PackedArrays, PackingLosses, pack
+from detection3d.data.packing import PackingLosses, pack
+from detection3d.data.store_files import point_blocks, write_table
 from detection3d.data.store_tables import box_table, frame_table
 from detection3d.errors import DataError, UserError
-from detection3d.files import flush_folder, replace_file
+from detection3d.files import flush_folder
 from detection3d.types.scene import Boxes, Frame
 
 
@@ -122,7 +122,7 @@ class SegmentWriter:
             packed, losses = pack(frame, self._settings.returns, self._settings.reach)
         except UserError as error:
             raise DataError(self._name_of_source(), str(error), record) from error
-        blocks = _blocks(packed)
+        blocks = point_blocks(packed)
         self._checksums.append(google_crc32c.value(blocks))
         self._places.append((self._size, len(packed)))
         self._append(blocks)
@@ -169,8 +169,8 @@ class SegmentWriter:
             settings=self._settings,
             files={
                 layout.POINTS: layout.FileRecord(size=self._size, crc32c=self._checksum),
-                layout.FRAMES: _write_table(self._temporary / layout.FRAMES, frames),
-                layout.BOXES: _write_table(self._temporary / layout.BOXES, box_table(labels)),
+                layout.FRAMES: write_table(self._temporary / layout.FRAMES, frames),
+                layout.BOXES: write_table(self._temporary / layout.BOXES, box_table(labels)),
             },
         )
         layout.write_record(self._temporary / layout.SEGMENT_RECORD, record)
@@ -198,10 +198,6 @@ class SegmentWriter:
         return self._final if self._source is None else self._source.name
 
 
-def _blocks(packed: PackedArrays) -> bytes:
-    return packed.xyz.tobytes() + packed.features.tobytes() + packed.flags.tobytes()
-
-
 def _without_points(frame: Frame) -> Frame:
     """Return the frame without its point arrays, so that a segment's points don't pile up in memory."""
     return Frame(
@@ -226,13 +222,3 @@ def _check_labels(labels: Boxes) -> None:
         first = int(np.flatnonzero(~usable)[0])
         values = ", ".join(f"{value:g}" for value in labels.boxes[first])
         raise UserError(f"box {first} ({labels.ids[first]!r}) is ({values}); numbers must be finite and sizes positive")
-
-
-def _write_table(path: Path, table: pa.Table) -> layout.FileRecord:
-    """Write an Arrow IPC file of one record batch and force it to the disk."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=None)
-    content = sink.getvalue().to_pybytes()
-    replace_file(path, content)
-    return layout.FileRecord(size=len(content), crc32c=google_crc32c.value(content))
