@@ -51,6 +51,14 @@ class DataConfig(Section):
     workers: NonNegativeInt = 4  # loader processes; 0 reads in the training process
 
 
+class ObjectSamplingConfig(Section):
+    """Objects of other frames, put into a training sample where they find room."""
+
+    database: Path  # made by tools/make_object_database.py
+    totals: dict[str, PositiveInt]  # by class: a sample is filled up to so many objects
+    off_for_last_steps: NonNegativeInt = 0  # of the training
+
+
 class AugmentationConfig(Section):
     """Random changes of a whole sample, applied on the device. All zero switches them off."""
 
@@ -60,6 +68,8 @@ class AugmentationConfig(Section):
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # uniform in 1 +- scale
     translation: NonNegative = 0.0  # metres, standard deviation along each axis
     point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
+    objects: ObjectSamplingConfig | None = None
+    off_for_last_steps: NonNegativeInt = 0  # of the training: its end sees the data as they are
 
 
 class BackboneConfig(Section):
@@ -205,4 +215,21 @@ class Config(Section):
             raise ValueError("classes: an object type belongs to one class only")
         if ObjectType.UNKNOWN in types:
             raise ValueError("classes: UNKNOWN marks padding and can't be a class")
+        return self
+
+    @model_validator(mode="after")
+    def _objects_fit(self) -> "Config":
+        objects, names = self.augmentation.objects, [item.name for item in self.classes]
+        if objects is None:
+            return self
+        unknown = [name for name in objects.totals if name not in names]
+        if unknown:
+            raise ValueError(
+                f"augmentation.objects.totals: no class {', '.join(unknown)}; classes are {', '.join(names)}"
+            )
+        if self.data.sweeps > 1:
+            raise ValueError(
+                f"augmentation.objects can't be used with data.sweeps {self.data.sweeps}: an object of a single sweep"
+                " among points of several would be told by that"
+            )
         return self

@@ -5,13 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.store import Store
 from detection3d.geometry.host.poses import invert_pose
 from detection3d.types.scene import Boxes
 from detection3d.types.tensors import Batch, BoxLabels, PackedPoints, Sweeps
 
 
-def collate(store: Store, frames: Sequence[int], sample_index: Sequence[int], sweeps: int = 1) -> Batch:
+def collate(
+    store: Store,
+    frames: Sequence[int],
+    sample_index: Sequence[int],
+    sweeps: int = 1,
+    objects: ObjectSampler | None = None,
+) -> Batch:
     """Copy frames out of the store into tensors.
 
     Args:
@@ -19,16 +26,19 @@ def collate(store: Store, frames: Sequence[int], sample_index: Sequence[int], sw
         frames: B frame numbers.
         sample_index: what to call the samples, see `Batch`.
         sweeps: how many frames make up a sample, going back in the segment; fewer at its beginning.
+        objects: draws objects of other frames for the samples.
 
     Returns:
         A batch on the CPU. Its labels have at least one column, which is padding where no frame has boxes, so that no
         reduction over the boxes meets an empty dimension.
     """
+    labels = [store.labels(frame) for frame in frames]
     return Batch(
         points=_points(store, [store.sweeps(frame, sweeps) for frame in frames], merge=sweeps > 1),
-        labels=_labels([store.labels(frame) for frame in frames]),
+        labels=_labels(labels),
         sample_index=torch.tensor(list(sample_index), dtype=torch.int64),
         keys=tuple(store.key(frame) for frame in frames),
+        objects=objects.candidates(labels, sample_index) if objects is not None else None,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from detection3d.data.collate import collate
+from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.preparation_pool import end_with_parent
 from detection3d.data.sampling import FrameOrder, Sampling
 from detection3d.data.store import Store
@@ -41,6 +42,7 @@ def build_loader(
     world_size: int = 1,
     sampling: Sampling = PLAIN,
     sweeps: int = 1,
+    objects: ObjectSampler | None = None,
 ) -> Iterator[Batch]:
     """Yield this rank's batches of the steps from `start_step` up to `total_steps`.
 
@@ -55,6 +57,7 @@ def build_loader(
         world_size: number of ranks.
         sampling: which frames an epoch holds, and in what order.
         sweeps: how many frames of a segment make up a sample.
+        objects: draws objects of other frames for the samples.
 
     Returns:
         An iterator of `total_steps - start_step` batches with `global_batch_size / world_size` samples each.
@@ -66,7 +69,7 @@ def build_loader(
     if global_batch_size < 1 or global_batch_size % world_size:
         raise UserError(f"a batch of {global_batch_size} samples can't be shared by {world_size} ranks; use a multiple")
     order = FrameOrder(store, sampling, seed)
-    batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps)
+    batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps, objects)
     return _iterate(batches, range(start_step, total_steps), workers)
 
 
@@ -100,7 +103,14 @@ class _TrainingBatches(Dataset):
     """Maps a step to this rank's batch."""
 
     def __init__(
-        self, store: Store, order: FrameOrder, global_batch_size: int, rank: int, world_size: int, sweeps: int
+        self,
+        store: Store,
+        order: FrameOrder,
+        global_batch_size: int,
+        rank: int,
+        world_size: int,
+        sweeps: int,
+        objects: ObjectSampler | None,
     ) -> None:
         self._store = store
         self._order = order
@@ -108,12 +118,13 @@ class _TrainingBatches(Dataset):
         self._local_batch_size = global_batch_size // world_size
         self._rank = rank
         self._sweeps = sweeps
+        self._objects = objects
 
     def __getitem__(self, step: int) -> "Batch | UserError":
         first = step * self._global_batch_size + self._rank * self._local_batch_size
         samples = range(first, first + self._local_batch_size)
         frames = [self._order.frame(sample) for sample in samples]
-        return _read(self._store, frames, samples, self._sweeps, labelled=True)
+        return _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
 
 
 class _EvaluationBatches(Dataset):
@@ -133,12 +144,18 @@ class _EvaluationBatches(Dataset):
 
 
 def _read(
-    store: Store, frames: list[int], samples: range, sweeps: int, *, labelled: bool = False
+    store: Store,
+    frames: list[int],
+    samples: range,
+    sweeps: int,
+    objects: ObjectSampler | None = None,
+    *,
+    labelled: bool = False,
 ) -> "Batch | UserError":
     try:
         if labelled:
             _refuse_unlabelled(store, frames)
-        return collate(store, frames, samples, sweeps)
+        return collate(store, frames, samples, sweeps, objects)
     # Handed over as a value: torch would raise it in the training process as a RuntimeError with two tracebacks.
     except UserError as error:
         return error

@@ -14,6 +14,8 @@ from torch import Tensor
 from detection3d.config import Config
 from detection3d.data.augment import augment
 from detection3d.data.loader import build_loader
+from detection3d.data.object_candidates import ObjectSampler
+from detection3d.data.object_paste import paste_objects
 from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
@@ -26,7 +28,7 @@ from detection3d.training.distributed import count_objects
 from detection3d.training.recorder import Recorder
 from detection3d.training.run_folder import add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
-from detection3d.types.tensors import Batch, TaskLosses, to_device
+from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,10 +62,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         batch: on the device.
         config: the run.
     """
-    points = unpack(batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points)
-    points, labels = augment(
-        points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
-    )
+    points, labels = network_input(batch, config, state.step)
     targets = count_objects(build_targets(labels, config), state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     dtype = DENSE_DTYPES[config.training.precision]
@@ -87,6 +86,26 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         state.average.update_parameters(state.model)
     state.step += 1
     return StepResult(losses, norm, float(learning_rate), loss_scale)
+
+
+def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
+    """Return a training batch as the network and its targets take it: in floats, augmented.
+
+    Args:
+        batch: on the device.
+        config: the run.
+        step: optimiser steps done.
+    """
+    returns, without_zones = config.data.returns, config.data.drop_no_label_zone_points
+    points, labels = unpack(batch.points, returns=returns, drop_no_label_zone=without_zones), batch.labels
+    if batch.objects is not None:
+        objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
+        points, labels = paste_objects(points, labels, objects, batch.objects.labels)
+    if step < config.training.steps - config.augmentation.off_for_last_steps:
+        points, labels = augment(
+            points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
+        )
+    return points, labels
 
 
 def train(config: Config, output: Path, device: torch.device) -> None:
@@ -201,6 +220,7 @@ def training_batches(
         total_steps=config.training.steps if total_steps is None else total_steps,
         sampling=Sampling.of(config),
         sweeps=config.data.sweeps,
+        objects=ObjectSampler.of(config),
     )
 
 

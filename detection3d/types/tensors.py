@@ -73,6 +73,19 @@ class BoxLabels:
 
 
 @dataclass(frozen=True)
+class ObjectCandidates:
+    """Objects of other frames that may be put into a batch's samples, K for each.
+
+    Attributes:
+        points: their points; `counts` is int64 [B * K], points of each candidate.
+        labels: [B, K]; type 0 marks padding.
+    """
+
+    points: PackedPoints
+    labels: BoxLabels
+
+
+@dataclass(frozen=True)
 class Batch:
     """What the loader hands over.
 
@@ -82,12 +95,14 @@ class Batch:
         sample_index: int64 [B], running index of each sample, epoch * frames + position in that epoch's order; the same
             on any number of ranks.
         keys: `(context_name, timestamp_micros)` of each frame.
+        objects: what augmentation may add; None where it is to add nothing.
     """
 
     points: PackedPoints
     labels: BoxLabels
     sample_index: Tensor
     keys: tuple[tuple[str, int], ...]
+    objects: ObjectCandidates | None = None
 
     @property
     def size(self) -> int:
@@ -154,7 +169,7 @@ class TaskLosses:
         return {member.name: getattr(self, member.name) for member in fields(self)}
 
 
-TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets, Sweeps)
+TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets, Sweeps, ObjectCandidates)
 
 
 def to_device(value: TensorData, device: torch.device) -> TensorData:

@@ -1,0 +1,80 @@
+"""Objects of other frames put into a batch's samples, on the device that holds them.
+
+After the sampling of SECOND (Yan et al., Sensors 2018): each object keeps the place, relative to the vehicle, at which
+it was seen, so that its points suit its distance. One that would overlap another object is left out, and the scene's
+own points inside the others are replaced.
+"""
+
+import itertools
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from detection3d.geometry.device.boxes import points_in_boxes
+from detection3d.geometry.device.iou import bev_iou_pairs
+from detection3d.types.tensors import BoxLabels, Points
+
+
+def paste_objects(
+    points: Points, labels: BoxLabels, objects: Points, object_labels: BoxLabels
+) -> tuple[Points, BoxLabels]:
+    """Add the candidates that find room to their samples.
+
+    Waits for the device, as the number of points must be known afterwards.
+
+    Args:
+        points: N points of B samples.
+        labels: [B, M], all their labelled objects.
+        objects: points of the candidates; `batch_index` is the candidate's number, b * K + k.
+        object_labels: [B, K], the candidates; of two that overlap, the earlier stays.
+
+    Returns:
+        New points, ascending by sample, and labels [B, M + K]; candidates without room have become padding.
+    """
+    kept = find_room(labels, object_labels)
+    candidates = kept.shape[1]
+    boxes = torch.where(kept[..., None], object_labels.boxes, 0.0)  # a box without size holds no point
+    limits = torch.searchsorted(
+        points.batch_index, torch.arange(len(boxes) + 1, device=kept.device, dtype=points.batch_index.dtype)
+    ).tolist()
+    free = torch.cat(
+        [
+            ~points_in_boxes(points.values[start:end], boxes[sample]).any(1)
+            for sample, (start, end) in enumerate(itertools.pairwise(limits))
+        ]
+    )
+    wanted = kept.flatten()[objects.batch_index]
+    values = torch.cat((points.values[free], objects.values[wanted]))
+    sample = torch.cat((points.batch_index[free], objects.batch_index[wanted] // candidates))
+    order = sample.argsort(stable=True)
+    added = replace(object_labels, types=torch.where(kept, object_labels.types, 0))
+    together = {
+        field.name: torch.cat((getattr(labels, field.name), getattr(added, field.name)), dim=1)
+        for field in fields(BoxLabels)
+    }
+    return Points(values=values[order], batch_index=sample[order]), BoxLabels(**together)
+
+
+def find_room(labels: BoxLabels, candidates: BoxLabels) -> Tensor:
+    """Tell which candidates overlap no object of their sample, and none that comes before them and stays.
+
+    Args:
+        labels: [B, M].
+        candidates: [B, K].
+
+    Returns:
+        bool [B, K]; false for padding.
+    """
+    size, count = candidates.types.shape
+    others = torch.cat((labels.boxes, candidates.boxes), dim=1)
+    pairs = (size, count, others.shape[1], 7)
+    first, second = candidates.boxes[:, :, None].expand(pairs), others[:, None].expand(pairs)
+    # Padding has no area, so it overlaps nothing.
+    overlap = bev_iou_pairs(first.reshape(-1, 7), second.reshape(-1, 7)).reshape(pairs[:3]) > 0
+    with_labels, with_candidates = overlap.split((labels.types.shape[1], count), dim=2)
+    kept = (candidates.types > 0) & ~with_labels.any(2)
+    for number in range(1, count):
+        blocked = (with_candidates[:, number, :number] & kept[:, :number]).any(1)
+        kept[:, number] &= ~blocked
+    return kept
