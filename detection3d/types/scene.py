@@ -3,7 +3,8 @@
 Frames, units, the box layout and the object types are fixed in `detection3d`'s docstring.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -38,6 +39,23 @@ class Lidar(IntEnum):
 
 
 @dataclass(frozen=True)
+class LidarCalibration:
+    """One lidar's geometry.
+
+    Attributes:
+        extrinsic: float64 [4, 4], lidar frame to vehicle frame.
+        inclinations: float64 [H], radians, ascending (the last row of the image first); empty: uniform.
+        inclination_min: radians, lower edge of the last row, for uniform inclinations.
+        inclination_max: radians, upper edge of the first row.
+    """
+
+    extrinsic: Float64Array
+    inclinations: Float64Array
+    inclination_min: float
+    inclination_max: float
+
+
+@dataclass(frozen=True)
 class Boxes:
     """Labelled objects of one frame, M of them.
 
@@ -49,6 +67,8 @@ class Boxes:
         num_points: int32 [M], lidar points in the box over all lidars and returns, as labelled.
         velocity: float32 [M, 3], m/s, axes of the vehicle frame, motion over the ground.
         acceleration: float32 [M, 3], m/s^2, likewise.
+        camera_synced: float32 [M, 7], the boxes moved to when the camera that sees them best saw them, NaN where no
+            camera did; None where no object of the frame has one. A prepared store doesn't keep them.
     """
 
     boxes: Float32Array
@@ -58,6 +78,7 @@ class Boxes:
     num_points: Int32Array
     velocity: Float32Array
     acceleration: Float32Array
+    camera_synced: Float32Array | None = None
 
     def __len__(self) -> int:
         """Number of boxes, M."""
@@ -73,6 +94,7 @@ class Boxes:
             num_points=self.num_points[mask],
             velocity=self.velocity[mask],
             acceleration=self.acceleration[mask],
+            camera_synced=None if self.camera_synced is None else self.camera_synced[mask],
         )
 
 
@@ -108,6 +130,7 @@ class Frame:
         time_of_day: as in Waymo's stats, such as "Day"; empty where unknown.
         location: likewise, such as "location_sf".
         weather: likewise, such as "sunny".
+        calibrations: by `Lidar`; a prepared store doesn't keep them.
     """
 
     context_name: str
@@ -122,6 +145,7 @@ class Frame:
     time_of_day: str = ""
     location: str = ""
     weather: str = ""
+    calibrations: Mapping[int, LidarCalibration] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int]:

@@ -13,6 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from detection3d.data.waymo.component_labels import (
+    NEEDED_COLUMNS,
+    OPTIONAL_COLUMNS,
+    SYNCED,
+    SYNCED_COLUMNS,
+    boxes_of_rows,
+)
 from detection3d.data.waymo.components import (
     LASER,
     OBJECT,
@@ -23,32 +30,26 @@ from detection3d.data.waymo.components import (
     as_matrix,
     as_numbers,
 )
-from detection3d.data.waymo.labels import make_boxes
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.pose import rigid_pose
-from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS
 from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
 from detection3d.errors import DataError
-from detection3d.types.scene import Boxes, Float32Array, Float64Array, Frame, Lidar, empty_boxes
+from detection3d.types.scene import Boxes, Float32Array, Float64Array, Frame, Lidar, LidarCalibration, empty_boxes
 
 LIDAR = "lidar"
 _POSE = "lidar_pose"
 _CALIBRATION = "lidar_calibration"
 _BOX = "lidar_box"
+_SYNCED = "lidar_camera_synced_box"
 _VEHICLE = "vehicle_pose"
 _STATS = "stats"
-COMPONENTS = (LIDAR, _POSE, _CALIBRATION, _BOX, _VEHICLE, _STATS)
-"""Components that are read; labels and stats may be absent from a whole data set."""
+COMPONENTS = (LIDAR, _POSE, _CALIBRATION, _BOX, _SYNCED, _VEHICLE, _STATS)
+"""Components that are read; labels, camera-synced boxes and stats may be absent from a whole data set."""
 
 _EXTRINSIC = "[LiDARCalibrationComponent].extrinsic.transform"
 _INCLINATION = "[LiDARCalibrationComponent].beam_inclination."
 _TRANSFORM = "[VehiclePoseComponent].world_from_vehicle.transform"
-_LABEL = "[LiDARBoxComponent]."
-_GEOMETRY = (*(f"{_LABEL}box.{part}.{axis}" for part in ("center", "size") for axis in "xyz"), f"{_LABEL}box.heading")
-_TYPE = f"{_LABEL}type"
-_POINTS = f"{_LABEL}num_lidar_points_in_box"
-_DIFFICULTY = f"{_LABEL}difficulty_level.detection"
-_MOTION = tuple(f"{_LABEL}{kind}.{axis}" for kind in ("speed", "acceleration") for axis in "xyz")
 _STATS_COLUMNS = tuple(f"[StatsComponent].{name}" for name in ("time_of_day", "location", "weather"))
 
 
@@ -168,7 +169,7 @@ class _Segment:
         where = {name: files.get(name, path.parent.parent / name / path.name) for name in COMPONENTS}
         self._calibrations = self._read_calibrations(ComponentFile(where[_CALIBRATION], (SEGMENT, LASER, _EXTRINSIC)))
         self._poses = self._read_poses(ComponentFile(where[_VEHICLE], (SEGMENT, TIMESTAMP, _TRANSFORM)))
-        self._labels = self._read_labels(files.get(_BOX))
+        self._labels = self._read_labels(files.get(_BOX), files.get(_SYNCED))
         self._stats = self._read_stats(files.get(_STATS))
         has_top = any(Lidar.TOP in lidars for lidars in scans.lidars.values())
         self._pixel_poses = _PixelPoses(where[_POSE], self, wanted) if has_top else None
@@ -198,6 +199,7 @@ class _Segment:
             time_of_day=time_of_day,
             location=location,
             weather=weather,
+            calibrations={int(lidar): calibration for lidar, calibration in self._calibrations.items()},
         )
 
     def check_keys(self, file: ComponentFile, rows: Iterable[tuple[Any, Hashable]], *, all_frames: bool) -> None:
@@ -229,7 +231,7 @@ class _Segment:
         if surplus:
             raise file.problem(f"{len(surplus)} of its frames have no row in {LIDAR}, the first is {surplus[0]}")
 
-    def _read_calibrations(self, file: ComponentFile) -> dict[Lidar, Calibration]:
+    def _read_calibrations(self, file: ComponentFile) -> dict[Lidar, LidarCalibration]:
         names = [f"{_INCLINATION}{name}" for name in ("values", "min", "max")]
         rows = file.values((SEGMENT, LASER, _EXTRINSIC, *names))
         lidars = [_lidar(file, row[LASER], number) for number, row in enumerate(rows)]
@@ -242,7 +244,7 @@ class _Segment:
                 values, low, high = (as_numbers(row[name]) for name in names)
             except MalformedFrameError as error:
                 raise file.problem(str(error), number) from None
-            calibrations[lidar] = Calibration(extrinsic, values, float(low.sum()), float(high.sum()))
+            calibrations[lidar] = LidarCalibration(extrinsic, values, float(low.sum()), float(high.sum()))
         return calibrations
 
     def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:
@@ -257,26 +259,36 @@ class _Segment:
                 raise file.problem(str(error), number) from None
         return poses
 
-    def _read_labels(self, path: Path | None) -> dict[int, Boxes] | None:
+    def _read_labels(self, path: Path | None, synced_path: Path | None) -> dict[int, Boxes] | None:
         """Return the labels by frame; None where the data set has none."""
         if path is None:
             return None
-        # Evaluation leaves out boxes without points, so their number must not be guessed.
-        needed = (SEGMENT, TIMESTAMP, OBJECT, *_GEOMETRY, _TYPE, _POINTS)
+        synced = {} if synced_path is None else self._read_synced(synced_path)
+        needed = (SEGMENT, TIMESTAMP, OBJECT, *NEEDED_COLUMNS)
         file = ComponentFile(path, needed)
-        rows = file.values((*needed, *_MOTION, _DIFFICULTY))
+        rows = file.values((*needed, *OPTIONAL_COLUMNS))
         self.check_keys(file, ((row[SEGMENT], (row[TIMESTAMP], row[OBJECT])) for row in rows), all_frames=False)
         self.check_frames(file, (row[TIMESTAMP] for row in rows))
         by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
-            by_frame[row[TIMESTAMP]].append(row)
+            by_frame[row[TIMESTAMP]].append({**row, SYNCED: synced.pop((row[TIMESTAMP], row[OBJECT]), None)})
+        if synced_path is not None and synced:
+            raise DataError(synced_path, f"{len(synced)} of its boxes have no label, the first is {next(iter(synced))}")
         labels = {}
         for timestamp, members in by_frame.items():
             try:
-                labels[timestamp] = _boxes(members, self._poses[timestamp])
+                labels[timestamp] = boxes_of_rows(members, self._poses[timestamp])
             except (ValueError, TypeError, OverflowError) as error:  # of other types than numbers, too
                 raise file.problem(f"frame {timestamp}: {error}") from None
         return labels
+
+    def _read_synced(self, path: Path) -> dict[tuple[int, str], tuple[float, ...]]:
+        """Return the camera-synced boxes by timestamp and object."""
+        needed = (SEGMENT, TIMESTAMP, OBJECT, *SYNCED_COLUMNS)
+        file = ComponentFile(path, needed)
+        rows = file.values(needed)
+        self.check_keys(file, ((row[SEGMENT], (row[TIMESTAMP], row[OBJECT])) for row in rows), all_frames=False)
+        return {(row[TIMESTAMP], row[OBJECT]): tuple(row[name] for name in SYNCED_COLUMNS) for row in rows}
 
     def _read_stats(self, path: Path | None) -> dict[int, tuple[str, str, str]]:
         if path is None:
@@ -317,24 +329,6 @@ class _PixelPoses:
             return as_matrix(values[self._VALUES], values[self._SHAPE], POSE_CHANNELS, "TOP: the pixel poses")
         except MalformedFrameError as error:
             raise self._file.problem(str(error), row) from None
-
-
-def _boxes(rows: Sequence[dict[str, Any]], pose: Float64Array) -> Boxes:
-    """Return a frame's boxes in the order of the rows; an absent number of the optional columns is 0."""
-    for row in rows:
-        for name in (_TYPE, _POINTS):
-            if row[name] is None:
-                raise MalformedFrameError(f"the object {row[OBJECT]} has no {name}")
-    motion = np.array([[row[name] or 0.0 for name in _MOTION] for row in rows], np.float64)
-    return make_boxes(
-        np.array([[row[name] for name in _GEOMETRY] for row in rows], np.float64),
-        motion.reshape(-1, 2, 3),
-        pose,
-        types=[int(row[_TYPE]) for row in rows],
-        ids=[row[OBJECT] for row in rows],
-        difficulty=[int(row[_DIFFICULTY] or 0) for row in rows],
-        num_points=[int(row[_POINTS]) for row in rows],
-    )
 
 
 def _text(value: Any) -> str:

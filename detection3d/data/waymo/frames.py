@@ -17,12 +17,12 @@ from detection3d.data.waymo.labels import decode_labels
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.matrices import decode_matrix
 from detection3d.data.waymo.pose import rigid_pose
-from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, Calibration
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS
 from detection3d.data.waymo.records import index_records, read_record
 from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
 from detection3d.errors import DataError
 from detection3d.protos import waymo_pb2
-from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Frame, Lidar, UInt8Array
+from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Frame, Lidar, LidarCalibration, UInt8Array
 
 
 def read_segment(
@@ -115,7 +115,8 @@ def _parse(payload: bytes) -> waymo_pb2.Frame:
 
 def _decode(frame: waymo_pb2.Frame, returns: tuple[int, ...], labelled: bool) -> Frame:
     pose = rigid_pose(frame.pose.transform, "the frame's pose")
-    points, lidar, return_number, in_zone = _decode_points(frame, pose, returns)
+    calibrations = _calibrations(frame.context.laser_calibrations)
+    points, lidar, return_number, in_zone = _decode_points(frame, pose, calibrations, returns)
     has_labels = labelled or len(frame.laser_labels) > 0
     stats = frame.context.stats
     return Frame(
@@ -131,25 +132,27 @@ def _decode(frame: waymo_pb2.Frame, returns: tuple[int, ...], labelled: bool) ->
         time_of_day=stats.time_of_day,
         location=stats.location,
         weather=stats.weather,
+        calibrations=calibrations,
     )
 
 
 def _decode_points(
-    frame: waymo_pb2.Frame, pose: Float64Array, returns: tuple[int, ...]
+    frame: waymo_pb2.Frame,
+    pose: Float64Array,
+    calibrations: dict[int, LidarCalibration],
+    returns: tuple[int, ...],
 ) -> tuple[Float32Array, UInt8Array, UInt8Array, BoolArray]:
     """Return what `join_parts` does."""
-    calibrations = {int(message.name): message for message in frame.context.laser_calibrations}
     vehicle_from_global = np.asarray(np.linalg.inv(pose), np.float64)
     parts: list[ScanPart] = []
     for name, laser in _by_name(frame.lasers).items():
-        calibration = _calibration(calibrations[name], name) if name in calibrations else None
         pixel_pose = _pixel_pose(laser) if name == Lidar.TOP else None
         for number in returns:
             compressed = _range_images(laser)[number - 1].range_image_compressed
             if compressed:
                 where = f"{scan_name(name, number)}: the range image"
                 image = decode_matrix(compressed, RANGE_CHANNELS, where)
-                parts.append(scan_part(name, number, image, calibration, pixel_pose, vehicle_from_global))
+                parts.append(scan_part(name, number, image, calibrations.get(name), pixel_pose, vehicle_from_global))
     return join_parts(parts)
 
 
@@ -180,13 +183,18 @@ def _pixel_pose(laser: waymo_pb2.Laser) -> Float32Array:
     return decode_matrix(compressed, POSE_CHANNELS, "TOP: the pixel poses")
 
 
-def _calibration(message: waymo_pb2.LaserCalibration, name: int) -> Calibration:
-    return Calibration(
-        extrinsic=rigid_pose(message.extrinsic.transform, f"{Lidar(name).name}: the calibration's extrinsic"),
-        inclinations=np.array(message.beam_inclinations, np.float64),
-        inclination_min=message.beam_inclination_min,
-        inclination_max=message.beam_inclination_max,
-    )
+def _calibrations(messages: Sequence[waymo_pb2.LaserCalibration]) -> dict[int, LidarCalibration]:
+    return {
+        int(message.name): LidarCalibration(
+            extrinsic=rigid_pose(
+                message.extrinsic.transform, f"{Lidar(message.name).name}: the calibration's extrinsic"
+            ),
+            inclinations=np.array(message.beam_inclinations, np.float64),
+            inclination_min=message.beam_inclination_min,
+            inclination_max=message.beam_inclination_max,
+        )
+        for message in messages
+    }
 
 
 def _decode_polygon(polygon: waymo_pb2.Polygon2dProto, index: int) -> Float64Array:

@@ -5,53 +5,15 @@ the official code computes in float32 with global coordinates of some 10 km, whi
 """
 
 import math
-from dataclasses import dataclass
 
 import numba
 import numpy as np
 
 from detection3d.data.waymo.malformed import MalformedFrameError
-from detection3d.types.scene import BoolArray, Float32Array, Float64Array
+from detection3d.types.scene import BoolArray, Float32Array, Float64Array, LidarCalibration
 
 RANGE_CHANNELS = 4  # range, intensity, elongation, in a no-label zone
 POSE_CHANNELS = 6  # roll, pitch, yaw, x, y, z
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """One lidar's geometry.
-
-    Attributes:
-        extrinsic: float64 [4, 4], lidar frame to vehicle frame.
-        inclinations: float64 [H], radians, ascending (the last row of the image first); empty: uniform.
-        inclination_min: radians, lower edge of the last row, for uniform inclinations.
-        inclination_max: radians, upper edge of the first row.
-    """
-
-    extrinsic: Float64Array
-    inclinations: Float64Array
-    inclination_min: float
-    inclination_max: float
-
-    def row_inclinations(self, height: int) -> Float64Array:
-        """Return the inclination of each row, float64 [height], from the top row down.
-
-        Raises:
-            MalformedFrameError: there are inclinations, but not one for each row, or none and no range.
-        """
-        if len(self.inclinations) == 0:
-            if not self.inclination_min < self.inclination_max:
-                raise MalformedFrameError(
-                    "the calibration has no beam inclinations, and its range is "
-                    f"{self.inclination_min} to {self.inclination_max} rad"
-                )
-            step = (self.inclination_max - self.inclination_min) / height
-            return self.inclination_max - (np.arange(height, dtype=np.float64) + 0.5) * step
-        if len(self.inclinations) != height:
-            raise MalformedFrameError(
-                f"the calibration has {len(self.inclinations)} beam inclinations, the range image {height} rows"
-            )
-        return self.inclinations[::-1].copy()
 
 
 def column_azimuths(width: int, extrinsic: Float64Array) -> Float64Array:
@@ -63,9 +25,30 @@ def column_azimuths(width: int, extrinsic: Float64Array) -> Float64Array:
     return (1.0 - 2.0 * (np.arange(width, dtype=np.float64) + 0.5) / width) * math.pi - yaw
 
 
+def row_inclinations(calibration: LidarCalibration, height: int) -> Float64Array:
+    """Return the inclination of each row, float64 [height], from the top row down.
+
+    Raises:
+        MalformedFrameError: there are inclinations, but not one for each row, or none and no range.
+    """
+    if len(calibration.inclinations) == 0:
+        if not calibration.inclination_min < calibration.inclination_max:
+            raise MalformedFrameError(
+                "the calibration has no beam inclinations, and its range is "
+                f"{calibration.inclination_min} to {calibration.inclination_max} rad"
+            )
+        step = (calibration.inclination_max - calibration.inclination_min) / height
+        return calibration.inclination_max - (np.arange(height, dtype=np.float64) + 0.5) * step
+    if len(calibration.inclinations) != height:
+        raise MalformedFrameError(
+            f"the calibration has {len(calibration.inclinations)} beam inclinations, the range image {height} rows"
+        )
+    return calibration.inclinations[::-1].copy()
+
+
 def range_image_points(
     image: Float32Array,
-    calibration: Calibration,
+    calibration: LidarCalibration,
     pixel_pose: Float32Array | None = None,
     vehicle_from_global: Float64Array | None = None,
 ) -> tuple[Float32Array, BoolArray]:
@@ -86,7 +69,7 @@ def range_image_points(
         MalformedFrameError: the shapes disagree, or a value isn't finite.
     """
     height, width = image.shape[:2]
-    inclinations = calibration.row_inclinations(height)
+    inclinations = row_inclinations(calibration, height)
     azimuths = column_azimuths(width, calibration.extrinsic)
     rows = np.stack([np.cos(inclinations), np.sin(inclinations)], axis=1)
     columns = np.stack([np.cos(azimuths), np.sin(azimuths)], axis=1)

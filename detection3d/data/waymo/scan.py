@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from detection3d.data.waymo.malformed import MalformedFrameError
-from detection3d.data.waymo.range_image import Calibration, range_image_points
-from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Lidar, UInt8Array
+from detection3d.data.waymo.range_image import range_image_points
+from detection3d.types.scene import BoolArray, Float32Array, Float64Array, Lidar, LidarCalibration, UInt8Array
 
 RETURNS = (1, 2)
 
@@ -33,7 +33,7 @@ def scan_part(
     lidar: int,
     return_number: int,
     image: Float32Array,
-    calibration: Calibration | None,
+    calibration: LidarCalibration | None,
     pixel_pose: Float32Array | None,
     vehicle_from_global: Float64Array,
 ) -> ScanPart:

@@ -61,6 +61,9 @@ def build_frame(lidars: tuple[int, ...] = (3, 1, 2), labels: int = 2) -> waymo_p
         label.detection_difficulty_level = index
         label.metadata.speed_x, label.metadata.speed_y = 3 * np.cos(yaw), 3 * np.sin(yaw)
         label.metadata.accel_z = 0.25
+        if index == 1:
+            label.camera_synced_box.CopyFrom(label.box)
+            label.camera_synced_box.center_x += 0.5
     zone = frame.no_label_zones.add()
     zone.x.extend([0.0, 10.0, 10.0])
     zone.y.extend([0.0, 0.0, 10.0])

@@ -1,6 +1,7 @@
 """Waymo v2: the same frames as v1 whatever the order and the types of the rows, and an error for what doesn't join."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def messages(make_frame: MakeFrame, count: int = 3) -> list[waymo_pb2.Frame]:
 
 def components(frames: list[waymo_pb2.Frame]) -> Tables:
     """What v2 would hold of v1's messages, in the columns of the official classes."""
-    tables: Tables = {name: [] for name in ("lidar", "lidar_pose", "lidar_box", "vehicle_pose", "stats")}
+    names = ("lidar", "lidar_pose", "lidar_box", "lidar_camera_synced_box", "vehicle_pose", "stats")
+    tables: Tables = {name: [] for name in names}
     for frame in frames:
         key = {"key.segment_context_name": frame.context.name, "key.frame_timestamp_micros": frame.timestamp_micros}
         for laser in frame.lasers:
@@ -53,7 +55,11 @@ def components(frames: list[waymo_pb2.Frame]) -> Tables:
                 )
                 tables["lidar_pose"].append({**key, "key.laser_name": laser.name, **pose})
         for label in frame.laser_labels:
-            tables["lidar_box"].append({**key, "key.laser_object_id": label.id, **box(label)})
+            of_label = {**key, "key.laser_object_id": label.id}
+            tables["lidar_box"].append({**of_label, **box(label)})
+            if label.HasField("camera_synced_box"):
+                synced = geometry("[LiDARCameraSyncedBoxComponent].camera_synced_box.", label.camera_synced_box)
+                tables["lidar_camera_synced_box"].append({**of_label, **synced})
         transform = list(frame.pose.transform)
         tables["vehicle_pose"].append({**key, "[VehiclePoseComponent].world_from_vehicle.transform": transform})
         stats = {name: getattr(frame.context.stats, name) for name in ("time_of_day", "location", "weather")}
@@ -77,13 +83,19 @@ def matrix(prefix: str, compressed: bytes, channels: int) -> dict[str, list[floa
     return {f"{prefix}.values": values.ravel().tolist(), f"{prefix}.shape": list(values.shape)}
 
 
+def geometry(prefix: str, box: waymo_pb2.Label.Box) -> dict[str, float]:
+    sizes = (box.length, box.width, box.height)
+    return {
+        **{f"{prefix}center.{axis}": getattr(box, f"center_{axis}") for axis in AXES},
+        **{f"{prefix}size.{axis}": size for axis, size in zip(AXES, sizes, strict=True)},
+        f"{prefix}heading": box.heading,
+    }
+
+
 def box(label: waymo_pb2.Label) -> dict[str, Any]:
     prefix, data = "[LiDARBoxComponent].", label.metadata
-    sizes = (label.box.length, label.box.width, label.box.height)
     return {
-        **{f"{prefix}box.center.{axis}": getattr(label.box, f"center_{axis}") for axis in AXES},
-        **{f"{prefix}box.size.{axis}": size for axis, size in zip(AXES, sizes, strict=True)},
-        f"{prefix}box.heading": label.box.heading,
+        **geometry(f"{prefix}box.", label.box),
         f"{prefix}type": label.type,
         f"{prefix}num_lidar_points_in_box": label.num_lidar_points_in_box,
         **{f"{prefix}speed.{axis}": getattr(data, f"speed_{axis}") for axis in AXES},
@@ -114,6 +126,14 @@ def assert_same(found: Frame, wanted: Frame) -> None:
     order = [found.labels.ids.index(name) for name in wanted.labels.ids]
     for name in ("boxes", "types", "difficulty", "num_points", "velocity", "acceleration"):
         np.testing.assert_array_equal(getattr(found.labels, name)[order], getattr(wanted.labels, name))
+    assert (found.labels.camera_synced is None) == (wanted.labels.camera_synced is None)
+    if wanted.labels.camera_synced is not None:
+        np.testing.assert_array_equal(found.labels.camera_synced[order], wanted.labels.camera_synced)
+    assert set(found.calibrations) == set(wanted.calibrations)
+    for lidar, calibration in wanted.calibrations.items():
+        for field in fields(calibration):
+            ours, theirs = (getattr(one, field.name) for one in (found.calibrations[lidar], calibration))
+            np.testing.assert_array_equal(ours, theirs)
     assert found.no_label_zones == ()
 
 
@@ -215,7 +235,9 @@ def test_one_return_and_an_absent_one(make_frame: MakeFrame, tmp_path: Path) -> 
 def test_a_test_split_has_no_labels_a_frame_without_objects_empty_ones(make_frame: MakeFrame, tmp_path: Path) -> None:
     tables = components(messages(make_frame, 2))
     last = tables["stats"][-1]["key.frame_timestamp_micros"]
-    some = {**tables, "lidar_box": [row for row in tables["lidar_box"] if row["key.frame_timestamp_micros"] != last]}
+    some = dict(tables)
+    for name in ("lidar_box", "lidar_camera_synced_box"):
+        some[name] = [row for row in tables[name] if row["key.frame_timestamp_micros"] != last]
     assert [len(frame.labels or ()) for frame in read_component_segment(write(tmp_path / "some", some))] == [2, 0]
     assert all(
         frame.labels is not None for frame in read_component_segment(tmp_path / "some/lidar" / f"{NAME}.parquet")
@@ -233,6 +255,9 @@ def change(component: str, row: int, column: str, value: Any) -> Callable[[Table
 IMAGE, POSE = "[LiDARComponent].range_image_return1", "[LiDARPoseComponent].range_image_return1"
 NAN = float("nan")
 BROKEN: dict[str, Callable[[Tables], object]] = {
+    r"1 of its boxes have no label, the first is \(.*'stranger'\)": lambda tables: tables[
+        "lidar_camera_synced_box"
+    ].append({**tables["lidar_camera_synced_box"][0], "key.laser_object_id": "stranger"}),
     "lidar/.*, record 4: .*segments 1000_2000 and other": change("lidar", 4, "key.segment_context_name", "other"),
     "lidar/.*, record 3: .*two rows of SIDE_LEFT": lambda tables: tables["lidar"].insert(3, tables["lidar"][0]),
     "lidar/.*, record 1: key.laser_name is 9": change("lidar", 1, "key.laser_name", 9),

@@ -72,6 +72,31 @@ def test_everything_but_the_points(make_frame: MakeFrame) -> None:
     # The global speed points along the vehicle's heading: forward at 3 m/s in its own axes.
     np.testing.assert_allclose(labels.velocity, [[3, 0, 0]] * 2, atol=1e-6)
     np.testing.assert_allclose(labels.acceleration, [[0, 0, 0.25]] * 2, atol=1e-6)
+    assert labels.camera_synced is not None
+    assert np.isnan(labels.camera_synced[0]).all()
+    np.testing.assert_array_equal(labels.camera_synced[1], labels.boxes[1] + np.float32([0.5, 0, 0, 0, 0, 0, 0]))
+    assert labels.select(np.array([False, True])).camera_synced.tolist() == [labels.camera_synced[1].tolist()]
+    for calibration in message.context.laser_calibrations:
+        found = frame.calibrations[calibration.name]
+        assert found.extrinsic.ravel().tolist() == list(calibration.extrinsic.transform)
+        assert found.inclinations.tolist() == list(calibration.beam_inclinations)
+        limits = (calibration.beam_inclination_min, calibration.beam_inclination_max)
+        assert (found.inclination_min, found.inclination_max) == limits
+
+
+def test_camera_synced_boxes_are_checked_and_may_be_absent(make_frame: MakeFrame) -> None:
+    def without(frame: waymo_pb2.Frame) -> None:
+        frame.laser_labels[1].ClearField("camera_synced_box")
+
+    labels = decode_frame(broken(make_frame, without)).labels
+    assert labels is not None
+    assert labels.camera_synced is None
+
+    def infinite(frame: waymo_pb2.Frame) -> None:
+        frame.laser_labels[1].camera_synced_box.length = np.inf
+
+    with pytest.raises(DataError, match=r"label 0 \('object 1'\) has a number that isn't finite"):
+        decode_frame(broken(make_frame, infinite))
 
 
 def test_frames_without_lidar_without_objects_and_with_absent_lidars(make_frame: MakeFrame, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection3d.data.waymo.malformed import MalformedFrameError
-from detection3d.data.waymo.range_image import Calibration, column_azimuths, range_image_points
+from detection3d.data.waymo.range_image import column_azimuths, range_image_points
 from detection3d.geometry.host.poses import pose_from_angles
+from detection3d.types.scene import LidarCalibration
 
 
 def slow_points(image, calibration, pixel_pose, frame_pose):
@@ -78,7 +79,7 @@ def test_equals_the_slow_transcription(
     image[rng.random((height, width)) >= share] = -1
     inclinations = np.zeros(0) if uniform else np.sort(rng.uniform(-1.5, 0.6, height))
     extrinsic = pose_from_angles(extrinsic_angles, rng.uniform(-3, 3, 3))
-    calibration = Calibration(extrinsic, inclinations, -1.5, 0.5)
+    calibration = LidarCalibration(extrinsic, inclinations, -1.5, 0.5)
     frame_pose = pose_from_angles(frame_angles, rng.uniform(-1e4, 1e4, 3))
     pixel_pose = None
     if moving:
@@ -100,7 +101,7 @@ def test_directions_of_a_level_lidar() -> None:
     np.testing.assert_allclose(np.degrees(column_azimuths(4, np.eye(4))), [135, 45, -45, -135])
     image = np.full((2, 4, 4), -1, np.float32)
     image[0, 1], image[1, 2] = (10, 0.5, 0.25, 1), (20, 2, 1, -1)
-    calibration = Calibration(np.eye(4), np.array([-0.2, 0.1]), 0, 0)
+    calibration = LidarCalibration(np.eye(4), np.array([-0.2, 0.1]), 0, 0)
     points, zones = range_image_points(image, calibration)
     half = math.sqrt(0.5)
     up, down = (math.cos(0.1), math.sin(0.1)), (math.cos(0.2), -math.sin(0.2))
@@ -114,11 +115,11 @@ def test_directions_of_a_level_lidar() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     image = np.ones((2, 3, 4), np.float32)
-    good = Calibration(np.eye(4), np.array([-0.2, 0.1]), 0, 0)
+    good = LidarCalibration(np.eye(4), np.array([-0.2, 0.1]), 0, 0)
     with pytest.raises(MalformedFrameError, match="has 3 beam inclinations, the range image 2 rows"):
-        range_image_points(image, Calibration(np.eye(4), np.zeros(3), 0, 0))
+        range_image_points(image, LidarCalibration(np.eye(4), np.zeros(3), 0, 0))
     with pytest.raises(MalformedFrameError, match="no beam inclinations"):
-        range_image_points(image, Calibration(np.eye(4), np.zeros(0), 0.0, 0.0))
+        range_image_points(image, LidarCalibration(np.eye(4), np.zeros(0), 0.0, 0.0))
     with pytest.raises(MalformedFrameError, match=r"pixel poses have shape \[2, 4, 6\]"):
         range_image_points(image, good, np.zeros((2, 4, 6), np.float32), np.eye(4))
     for channel, value in ((0, np.inf), (1, np.nan), (2, np.inf)):
