@@ -26,7 +26,7 @@ from detection3d.geometry.host.boxes import count_points_in_boxes
 from detection3d.geometry.host.iou import bev_iou_matrix
 from detection3d.training.loop import network_input
 from detection3d.types.scene import Boxes, Frame
-from detection3d.types.tensors import Batch, BoxLabels, Points
+from detection3d.types.tensors import Batch, BoxLabels, Points, to_device
 from tests.data.made_frames import make_boxes, make_frame, write_store
 
 CLASSES = ((1,), (2,), (4,))
@@ -290,3 +290,15 @@ def test_augmentation_is_off_for_the_last_steps(store, database):
     points, labels = network_input(with_objects, config, 95)
     assert len(points.values) != len(plain)
     assert labels.types.shape[1] > batch.labels.types.shape[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same(store, database):
+    batch = collate(store, [0, 1, 5], [7, 8, 9], objects=_sampler(database, totals=(30, 20, 10)))
+    config = load_config("tiny", [])
+    points, labels = network_input(batch, config, 0)
+    on_gpu, labels_on_gpu = network_input(to_device(batch, torch.device("cuda")), config, 0)
+    assert torch.equal(on_gpu.values.cpu(), points.values)
+    assert torch.equal(on_gpu.batch_index.cpu(), points.batch_index)
+    assert torch.equal(labels_on_gpu.types.cpu(), labels.types)
