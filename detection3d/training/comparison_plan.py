@@ -24,6 +24,11 @@ EARLY = 0.75
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
 _UNSEEN = ("workers", "checkpoint_every", "keep_checkpoints")  # settings that change no result
+# Settings that came later, each with the value that stands for what was before: results from then stay valid.
+_LATER: dict[str, dict[str, Any]] = {
+    "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
+    "augmentation": {"objects": None, "off_for_last_steps": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Trial:
         tree = self.config.model_dump(mode="json")
         for section in ("data", "training"):
             tree[section] = {name: value for name, value in tree[section].items() if name not in _UNSEEN}
+        for section, later in _LATER.items():
+            tree[section] = {
+                name: value for name, value in tree[section].items() if name not in later or value != later[name]
+            }
         return hashlib.sha256(json.dumps([tree, self.early], sort_keys=True).encode()).hexdigest()
 
     @property

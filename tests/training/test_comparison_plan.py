@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from detection3d.config_file import dump_config, parse_config
+from detection3d.config_file import dump_config, load_config, parse_config
 from detection3d.errors import UserError
 from detection3d.training.comparison_plan import ComparisonPlan, make_plan, parse_method
+from detection3d.training.comparison_run import read_result
 from tests.small_run import small_config
 
 DATA = Path("somewhere")
@@ -79,6 +80,25 @@ def test_the_fingerprint_holds_what_the_result_depends_on():
     assert fingerprint("training.checkpoint_every=10", "training.keep_checkpoints=9") == base
     for setting in ("training.batch_size=3", "decode.max_detections=7", "loss.box_weight=3", "training.steps=41"):
         assert fingerprint(setting) != base
+    for setting in ("data.sweeps=2", "data.sampling=class_balanced", "augmentation.off_for_last_steps=1"):
+        assert fingerprint(setting) != base
+
+
+def test_the_committed_comparison_is_of_the_config_as_it_stands():
+    """A setting that came later, or another value in the file, would make its command train everything anew."""
+    folder = Path(__file__).parents[2] / "docs" / "comparison"
+    methods = [
+        "sum",
+        "clipping={kind: clipping, max_norm: 0.03}",
+        "gradient_penalty={kind: gradient_penalty, weight: 10}",
+        *("mgda", "pcgrad", "gradnorm", "random_sign", "graddrop", "gradnorm+graddrop", "cagrad", "uncertainty"),
+    ]
+    found = make_plan(load_config("small", []), methods, (0.002, 0.004, 0.008), 8, 3, folder)
+    trials = [*found.grid(), *(t for rate in found.rates for t in found.final(dict.fromkeys(found.methods, rate)))]
+    results = sorted(folder.rglob("result.json"))
+    belonging = [trial.folder / "result.json" for trial in trials if read_result(trial) is not None]
+    assert sorted(belonging) == results
+    assert len(results) >= 66
 
 
 @pytest.mark.parametrize(
