@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detection3d.config_file import load_config
+from detection3d.data.argoverse import read_log
 from detection3d.data.collate import collate
 from detection3d.data.loader import build_loader, evaluation_batches
 from detection3d.data.store import Store
@@ -118,3 +119,19 @@ def test_data_without_poses_or_without_sequences_can_not_be_merged(tmp_path):
     with pytest.raises(UserError, match=r"every segment of .*single is a single frame"):
         Store.open(tmp_path / "single").require([1, 2], everywhere, 2)
     Store.open(tmp_path / "still").require([1, 2], everywhere, 1)
+
+
+def test_real_sweeps_of_a_turning_vehicle_fall_into_place(shared, tmp_path):
+    """Walls and cars of the sweep before lie on those of the newest only if the vehicle's motion is taken out."""
+    log = shared / "real" / "argoverse2" / "7fab2350-7eaf-3b7e-a39d-6937a4c1bede"
+    write_store(tmp_path, {log.name: list(read_log(log))})
+    store = Store.open(tmp_path)
+    merged = unpack(collate(store, [1], [0], 2).points).values.double()
+    newest, before = merged[merged[:, 5] == 0, :3], merged[merged[:, 5] > 0, :3]
+    apart = unpack(collate(store, [0], [0]).points).values.double()[:, :3]
+    raised = (apart[:, 2] > 0.5) & (apart[:, :2].norm(dim=1) < 40) & (apart[:, :2].norm(dim=1) > 4)
+    chosen = raised.nonzero()[::20, 0]
+    moved, unmoved = (
+        torch.cdist(points[chosen], newest[newest[:, 2] > 0.3]).min(1).values.median() for points in (before, apart)
+    )
+    assert float(moved) < 0.6 * float(unmoved) < 0.1
