@@ -6,7 +6,6 @@ left aside: any object of this form is a recording. docs/own_data.md has an exam
 """
 
 import difflib
-import itertools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -84,11 +83,7 @@ def read_recording(recording: Recording, every: int = 1) -> Iterator[Frame]:
     Raises:
         DataError: its reader failed, or a frame says that it belongs to another recording.
     """
-    frames = iter(_guarded(recording, every))
-    for number in itertools.count():
-        frame = next(frames, None)
-        if frame is None:
-            return
+    for number, frame in enumerate(_guarded(recording, every)):
         if not isinstance(frame, Frame):
             reason = f"its reader yields {type(frame).__name__}; yield detection3d.types.scene.Frame, see make_frame"
             raise DataError(recording.name, reason, number * every)

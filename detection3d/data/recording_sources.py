@@ -39,6 +39,7 @@ def find_sources(listing: Listing) -> list[Source]:
     Raises:
         UserError: there is no such function or folder, the function failed, or what it returned can't be used.
     """
+    _recordings.cache_clear()  # the folder may have changed since
     return [_source(listing, name, recording) for name, recording in _recordings(listing).items()]
 
 

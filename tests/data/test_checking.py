@@ -85,6 +85,16 @@ def to_kitti(boxes: np.ndarray) -> np.ndarray:
     return camera
 
 
+def to_kitti_rows(boxes: np.ndarray) -> np.ndarray:
+    """As the columns of KITTI's label files follow each other, but with the place in front."""
+    return to_kitti(boxes)[:, [0, 1, 2, 5, 4, 3, 6]]
+
+
+def to_nuscenes(labels: Boxes, frame: Frame) -> dict[str, object]:
+    boxes = np.asarray(to_global(labels, frame)["boxes"])
+    return {"boxes": boxes[:, [0, 1, 2, 4, 3, 5, 6]]}
+
+
 def to_global(labels: Boxes, frame: Frame) -> dict[str, object]:
     boxes = labels.boxes.astype(np.float64)
     boxes[:, :3] = transform_points(frame.pose, boxes[:, :3])
@@ -169,7 +179,7 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[str, str]]]] = {
         with_heading(lambda h: wrap_angle(h + np.pi)),
         [("heading", "headings are reversed; use stated + pi")],
     ),
-    "from north": (
+    "from the y axis, clockwise": (
         with_heading(lambda h: wrap_angle(np.pi / 2 - h)),
         [("heading", "headings are clockwise; off by 90 degrees; use -stated + pi / 2")],
     ),
@@ -202,6 +212,14 @@ DAMAGES: dict[str, tuple[Damage, list[tuple[str, str]]]] = {
     "KITTI": (
         with_boxes(to_kitti),
         [("axes", "boxes are in camera axes"), ("centre", "box centres lie at the bottom")],
+    ),
+    "KITTI's rows": (
+        with_boxes(to_kitti_rows),
+        [("axes", "boxes are in camera axes"), ("size", "sizes seem to be in the order height, width, length")],
+    ),
+    "nuScenes": (
+        with_labels(to_nuscenes),
+        [("axes", "boxes are in the global frame, points"), ("size", "length and width are swapped")],
     ),
     "global boxes": (with_labels(to_global), [("axes", "boxes are in the global frame, points in the vehicle's")]),
     "global points": (
