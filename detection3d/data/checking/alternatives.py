@@ -41,6 +41,16 @@ class Heading:
     sense: int = 1
     turn: float = 0.0
 
+    @property
+    def in_degrees(self) -> bool:
+        """Whether the stated ones are degrees."""
+        return self.unit != 1.0
+
+    def same_outline(self, other: "Heading") -> bool:
+        """Whether boxes read so or so hold the same points: all but front and rear agree."""
+        turn = abs(self.turn - other.turn)
+        return (self.unit, self.sense) == (other.unit, other.sense) and min(turn, abs(turn - np.pi)) < 0.1
+
     def apply(self, stated: Float64Array) -> Float64Array:
         """Return our headings."""
         return self.sense * self.unit * stated + self.turn
@@ -75,7 +85,7 @@ def axes(pose: Float64Array) -> tuple[Axes | None, ...]:
     """Return the frames that the boxes may be in, always in the same order, `AXES_COUNT` of them; the first is ours.
 
     Args:
-        pose: float64 [4, 4], vehicle to global. Where it is the identity, the global frame tells nothing: None.
+        pose: float64 [4, 4], vehicle to global. Where it is the identity, the global frame is ours: None.
     """
     yaw = float(np.arctan2(pose[1, 0], pose[0, 0]))
     moved = not np.allclose(pose, np.eye(4), atol=0.5)

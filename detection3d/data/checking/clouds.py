@@ -31,7 +31,7 @@ class Cloud:
         ground: median z of the ground around the origin, metres; NaN where there is none.
         lit: share of points with an intensity other than 0.
         intensity: the median of those.
-        brightest: the greatest intensity.
+        bright: their 99th percentile.
     """
 
     points: int
@@ -42,7 +42,7 @@ class Cloud:
     ground: float
     lit: float
     intensity: float
-    brightest: float
+    bright: float
 
 
 def describe(points: Float32Array) -> Cloud | None:
@@ -62,7 +62,7 @@ def describe(points: Float32Array) -> Cloud | None:
         _ground(points),
         len(lit) / len(points),
         float(np.median(lit)) if len(lit) else 0.0,
-        float(points[:, 3].max()),
+        float(np.percentile(lit, 99)) if len(lit) else 0.0,
     )
 
 

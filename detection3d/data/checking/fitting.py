@@ -62,8 +62,9 @@ class Fit:
         elongated: votes of those whose heading matters.
         boxes: labelled boxes that were looked at.
         filled: those with at least one point, ground included.
-        counted: boxes with a stated number of points.
-        miscounted: those where it is far from the recount.
+        miscounted: those whose stated number of points is far from the recount.
+        stated_points: sum of the stated numbers.
+        found_points: sum of the recounts.
     """
 
     everything: Tally
@@ -117,6 +118,7 @@ def _counts(points: Float32Array, boxes: Float64Array, pose: Float64Array) -> np
     counts = np.zeros((*_SHAPE, len(boxes)), np.int32)
     for index, frame in enumerate(axes(pose)):
         if frame is None:
+            counts[index] = counts[0]
             continue
         readings = alternatives(boxes, frame)
         # Upright cylinders around all readings of a box first: few points lie in any of them.

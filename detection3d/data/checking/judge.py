@@ -72,11 +72,13 @@ def _suspicions(evidence: Sequence[Evidence]) -> list[Suspicion]:
         return [*up, *found]
     sizes = judge_boxes.judge_sizes(labels)
     swapped = any(size.message == judge_boxes.SWAPPED for size in sizes)
-    place = judge_boxes.judge_place(fit, swapped)
+    degrees = judge_boxes.look_like_degrees(labels)
+    place, reading = judge_boxes.judge_place(fit, degrees, swapped)
     if sizes and not swapped:  # such boxes hold more points when they are turned or moved, whatever is right
-        place = [suspicion for suspicion in place if suspicion.name == "axes"]
+        place, reading = [suspicion for suspicion in place if suspicion.name == "axes"], None
     if any(suspicion.name == "axes" for suspicion in place):
-        return [*place, *sizes, *judge_boxes.judge_wrapping(labels), *found]
+        turned = any(suspicion.name == "heading" for suspicion in place)
+        return [*place, *sizes, *([] if turned else judge_boxes.judge_wrapping(labels)), *found]
     found += judge_clouds.judge_ground(clouds)
     if not place and not sizes:
         found += judge_boxes.judge_counts(fit)
@@ -84,7 +86,7 @@ def _suspicions(evidence: Sequence[Evidence]) -> list[Suspicion]:
     directions: list[Suspicion] = []
     if not poses:
         found += judge_motion.judge_drive(motion) + judge_motion.judge_velocities(motion.steps, unit)
-        directions = judge_motion.judge_directions(motion.steps, unit)
+        directions = judge_motion.judge_directions(motion.steps, unit, degrees, reading)
     headings = [suspicion for suspicion in place if suspicion.name == "heading"]
     place = [suspicion for suspicion in place if suspicion.name != "heading"]
     # Motion tells more than points do, as it knows front from rear; both tell more than the numbers alone.

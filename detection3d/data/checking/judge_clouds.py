@@ -79,10 +79,8 @@ def judge_intensity(clouds: Sequence[Cloud]) -> list[Suspicion]:
     typical = float(np.median([cloud.intensity for cloud in clouds]))
     if typical <= _BRIGHT:
         return []
-    brightest = max(cloud.brightest for cloud in clouds)
-    full = next((full for full in (100, 255, 65535) if brightest <= full), brightest)
-    cause = (
-        f"intensities seem to go from 0 to {full:g}, and the network, which takes their tanh, would see 1 everywhere;"
-    )
-    evidence = f"median {typical:.3g} of those that aren't 0 ({lit:.0%}), greatest {brightest:.4g}"
-    return [Suspicion("intensity", f"{cause} divide by {full:g}", evidence)]
+    bright = float(np.median([cloud.bright for cloud in clouds]))
+    full = next((full for full in (255, 65535) if bright <= full), round(bright))
+    cause = f"intensities seem to go from 0 to {full}, and the network, which takes their tanh, would see 1 everywhere;"
+    evidence = f"of those that aren't 0 ({lit:.0%}) the median is {typical:.3g}, the 99th percentile {bright:.4g}"
+    return [Suspicion("intensity", f"{cause} divide by {full}", evidence)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from detection3d.data.checking.alternatives import ALL_HEADINGS
+from detection3d.data.checking.alternatives import ALL_HEADINGS, Heading
 from detection3d.data.checking.motion import Motion, Steps
 from detection3d.data.checking.report import Suspicion
 from detection3d.geometry.host.boxes import wrap_angle
@@ -10,6 +10,7 @@ from detection3d.types.scene import BoolArray, Float64Array
 
 _PLAUSIBLE = (0.01, 5.0)  # seconds between frames
 _UNITS = {"nanoseconds": 1e-9, "milliseconds": 1e-3, "seconds": 1.0}
+_NUMBERED = " (single scans that are only numbered may stay so)"
 _FEWEST = 8
 _FEWEST_DRIVES = 5
 _MOVED = 0.3  # metres of the vehicle between frames
@@ -28,8 +29,10 @@ def judge_times(motion: Motion) -> tuple[list[Suspicion], float]:
     for name, unit in _UNITS.items():
         if _PLAUSIBLE[0] <= interval * unit <= _PLAUSIBLE[1]:
             evidence += f", and {interval * unit:.3g} s if they are {name}"
-            return [Suspicion("timestamps", f"timestamps seem to be in {name}; give microseconds", evidence)], unit
-    cause = "the time between frames is implausible; give microseconds (single scans without times may stay so)"
+            return [
+                Suspicion("timestamps", f"timestamps seem to be in {name}; give microseconds{_NUMBERED}", evidence)
+            ], unit
+    cause = f"the time between frames is implausible; give microseconds{_NUMBERED}"
     return [Suspicion("timestamps", cause, evidence)], 1e-6
 
 
@@ -104,12 +107,14 @@ def judge_velocities(steps: Steps, unit: float) -> list[Suspicion]:
     return [Suspicion("velocity", cause, evidence)]
 
 
-def judge_directions(steps: Steps, unit: float) -> list[Suspicion]:
+def judge_directions(steps: Steps, unit: float, degrees: bool, known: Heading | None) -> list[Suspicion]:
     """Objects move the way they head; this tells front from rear, which points can't.
 
     Args:
         steps: of the objects.
         unit: seconds in a unit of the timestamps.
+        degrees: whether headings can only be degrees; otherwise they can't be.
+        known: what the points say of the headings, where they do: then only front and rear are left to be told.
     """
     steps = _lasting(steps)
     velocity = steps.shift[:, :2] / (steps.micros * unit)[:, None]
@@ -117,14 +122,18 @@ def judge_directions(steps: Steps, unit: float) -> list[Suspicion]:
     if fast.sum() < _FEWEST:
         return []
     direction = np.arctan2(velocity[fast, 1], velocity[fast, 0])
-    hits = [_near(direction, heading.apply(steps.heading[fast])).mean() for heading in ALL_HEADINGS]
+    choices = [heading for heading in ALL_HEADINGS if heading.in_degrees == degrees]
+    if known is not None:
+        choices = [heading for heading in choices if heading.same_outline(known)]
+    hits = [float(_near(direction, heading.apply(steps.heading[fast])).mean()) for heading in choices]
+    stated = float(_near(direction, steps.heading[fast]).mean())
     best = int(np.argmax(hits))
-    if hits[best] < 0.7 or hits[best] - hits[0] < 0.2:
+    if hits[best] < 0.7 or hits[best] - stated < 0.2 or not choices[best].meaning:
         return []
     evidence = (
-        f"of {int(fast.sum())} moving objects {hits[best]:.0%} would head where they go, {hits[0]:.0%} do as stated"
+        f"of {int(fast.sum())} moving objects {hits[best]:.0%} would head where they go, {stated:.0%} do as stated"
     )
-    return [Suspicion("heading", ALL_HEADINGS[best].meaning, evidence)]
+    return [Suspicion("heading", choices[best].meaning, evidence)]
 
 
 def judge_tracks(motion: Motion) -> list[Suspicion]:
