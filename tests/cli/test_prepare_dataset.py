@@ -81,6 +81,9 @@ def test_the_example_of_the_documentation(example: Path, tmp_path: Path, capfd) 
     os.utime(data / "tuesday" / "boxes" / f"{drives['tuesday'][1].timestamp_micros}.csv", (1, 1))
     assert run(prepare_dataset.main, command(example, data, "--output", str(out))) == 0
     assert "1 segments to prepare, 1 finished earlier" in capfd.readouterr().out
+    write_drive(data / "wednesday", make_drive("wednesday", 1))
+    assert run(prepare_dataset.main, command(example, data, "--output", str(out))) == 0
+    assert "1 segments to prepare, 2 finished earlier" in capfd.readouterr().out
 
 
 def test_every_other_frame_in_processes(example: Path, tmp_path: Path) -> None:
