@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detection3d.cli.checking import check_and_report
+
 if TYPE_CHECKING:
     from detection3d.data.preparation import Outcome, Progress, Source
     from detection3d.data.store import LeftOut, SegmentRecord, StoreSettings
@@ -22,7 +24,13 @@ def add_options(parser: argparse.ArgumentParser, what: str, *, remote: bool = Fa
         remote: whether it may be a URL, which then stays a string.
     """
     parser.add_argument("--input", type=_path_or_url if remote else _path, required=True, metavar="PATH", help=what)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the prepared store")
+    aim = parser.add_mutually_exclusive_group(required=True)
+    aim.add_argument("--output", type=Path, metavar="DIR", help="folder of the prepared store")
+    aim.add_argument(
+        "--check",
+        action="store_true",
+        help="only read everything and say what is wrong; exits with 1 if there are errors, suspicions alone are 0",
+    )
     parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one for each core)")
     parser.add_argument(
         "--ray",
@@ -43,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser, what: str, *, remote: bool = Fa
 def prepare_and_report(
     sources: "Sequence[Source]", options: argparse.Namespace, returns: tuple[int, ...] = (1, 2)
 ) -> int:
-    """Prepare the sources, show how it goes, and list what was left out.
+    """Prepare the sources, show how it goes, and list what was left out; or check them alone.
 
     Args:
         sources: what to prepare.
@@ -51,12 +59,14 @@ def prepare_and_report(
         returns: lidar returns to keep.
 
     Returns:
-        The exit status: 1 if anything was left out or the store is damaged.
+        The exit status: 1 if anything was left out or the store is damaged, or a check found errors.
     """
     from detection3d.data.preparation import prepare
     from detection3d.data.store import StoreSettings
 
     settings = StoreSettings(returns=returns, every=options.every, reach=options.range)
+    if options.check:
+        return check_and_report(sources, settings, options.workers)
     with _Display(sys.stdout.isatty(), options.output, settings) as display:
         outcome = prepare(
             sources,

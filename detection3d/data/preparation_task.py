@@ -28,7 +28,7 @@ class Source:
         path: the file or folder.
         read: yields those frames of `path` that the settings want, in order; points that they don't want are passed
             over later. It must be picklable: a function of a module.
-        companions: other files that `read` reads, given `path`.
+        companions: other files, or folders, that `read` reads, given `path`.
         count: returns the number of frames of `path` without decoding them; None where that can't be told.
     """
 
@@ -47,16 +47,20 @@ class Source:
         return self.read(self.path, settings)
 
     def fingerprint(self) -> SourceRecord:
-        """Describe the present state of the file and its companions, or of all files in the folder.
+        """Describe the present state of the file and its companions; of a folder, that of all files in it.
 
         Raises:
             OSError: it can't be looked at.
         """
-        paths = [path for path in walk(self.path) if path.is_file()] if self.path.is_dir() else [self.path]
-        states = [(path, path.stat()) for path in (*paths, *self.companions)]
+        paths = [file for path in (self.path, *self.companions) for file in _files(path)]
+        states = [(path, path.stat()) for path in paths]
         top = os.path.commonpath([self.path, *self.companions])  # so that the same data elsewhere are the same
         files = [(os.path.relpath(path, top), state.st_size, state.st_mtime_ns) for path, state in states]
         return SourceRecord.of(self.name, files)
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in walk(path) if file.is_file()] if path.is_dir() else [path]
 
 
 def prepare_source(source: Source, root: Path, settings: StoreSettings) -> SegmentRecord | LeftOut:

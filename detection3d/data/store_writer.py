@@ -22,6 +22,11 @@ from detection3d.files import flush_folder
 from detection3d.types.scene import Boxes, Frame
 
 
+def is_segment_name(name: object) -> bool:
+    """Tell whether a segment may have this name: it becomes that of a folder."""
+    return isinstance(name, str) and bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
+
+
 class SegmentWriter:
     """Collects the frames of a segment and publishes them by one rename.
 
@@ -48,7 +53,7 @@ class SegmentWriter:
         *,
         replace: bool = False,
     ) -> None:
-        if not context_name or context_name.startswith(".") or "/" in context_name or "\0" in context_name:
+        if not is_segment_name(context_name):
             raise DataError(root, f"context name {context_name!r} can't name a folder; it needs a character, no slash")
         self._context_name = context_name
         self._source = source
