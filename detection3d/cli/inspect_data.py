@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
     summaries = list(_summaries(data, options, config))
+    if not summaries:
+        raise UserError(f"{options.data}: it is {data.kind}, but it holds no frames")
     statistics = collect_statistics(summaries)
     warnings = check_data(summaries, config.model)
     augmented = "" if options.augmented is None else f", augmented as {options.augmented} says"
