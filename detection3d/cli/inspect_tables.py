@@ -31,7 +31,9 @@ def print_statistics(statistics: Statistics, warnings: Sequence[DataWarning], ti
     labelled = f", {statistics.labelled_frames} of them with labels"
     say(console, title)
     say(console, f"looked at {statistics.frames} frames of {statistics.segments} segments{labelled}\n")
-    tables = [_per_frame(statistics), _values(statistics.points), _scans(statistics.points)]
+    tables = [_per_frame(statistics)]
+    if statistics.points.scans:
+        tables += [_values(statistics.points), _scans(statistics.points)]
     if statistics.types:
         tables += [_types(statistics.types), _boxes(statistics.types), _headings(statistics.types)]
     for table in tables:
@@ -123,13 +125,15 @@ def _types(types: Sequence[TypeStatistics]) -> Table:
 
 def _boxes(types: Sequence[TypeStatistics]) -> Table:
     columns = [column for band in DISTANCE_BANDS for column in (band, "points in a box", "empty")]
-    table = _table("boxes by distance: mean in a frame, median (5 to 95 %) of the points", "type", *columns)
+    title = "boxes by distance: mean in a frame, median (5 to 95 %) of the points"
+    table = _table(title, "type", *columns, "carried to 10 m")
     for item in types:
         cells: list[str] = []
         for band in item.bands:
             cells.append(f"{band.objects_per_frame:.1f}")
             cells.append("" if band.points is None else _range(band.points, ",.0f"))
             cells.append("" if band.empty_share is None else _percent(band.empty_share))
+        cells.append("" if item.points_at_10_m is None else _range(item.points_at_10_m, ",.0f"))
         table.add_row(item.name, *cells)
     return table
 

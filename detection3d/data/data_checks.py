@@ -1,7 +1,7 @@
 """What is probably wrong with a data set, each with the figure that says so.
 
 The checks compare the boxes with the points, so they hold for any sensor. Their limits lie between what sound data
-show and what the usual mistakes of a conversion do: docs/synthetic.md has the figures of the data sets at hand.
+show and what the usual mistakes of a conversion do: docs/synthetic.md has the figures of both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +113,7 @@ def _check_points(summaries: Sequence[FrameSummary]) -> Iterator[DataWarning]:
             " may be of 0 to 255; divide them",
         )
     total = counts.sum()
-    outside = 1 - sum(summary.in_range for summary in summaries) / total if total else 0.0
+    outside = 1 - sum(summary.in_range for summary in summaries) / float(total) if total else 0.0
     yield DataWarning(
         "points out of range",
         outside,

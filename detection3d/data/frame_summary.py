@@ -38,7 +38,8 @@ class ObjectSummary:
     Attributes:
         labels: the labels.
         distance: float64 [M], metres from the vehicle's origin to the centre, in space, as Waymo's metrics have it.
-        points: int32 [M], points counted in each box.
+        points: int32 [M], points counted in each box; as labelled where the frame has none at all, as frames that were
+            published without their lidar.
         turned: int32 [M], likewise with the box turned by a right angle about its centre.
         raised: int32 [M], likewise with the box moved up by half its height.
         lowered: int32 [M], likewise with the box moved down.
@@ -167,7 +168,7 @@ def _summarise_objects(labels: Boxes, points: Float32Array) -> ObjectSummary:
     return ObjectSummary(
         labels=labels,
         distance=np.linalg.norm(boxes[:, :3].astype(np.float64), axis=1),
-        points=counted,
+        points=counted if len(points) else labels.num_points,
         turned=turned,
         raised=raised,
         lowered=lowered,

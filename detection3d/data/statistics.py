@@ -68,7 +68,7 @@ class PointStatistics:
         no_label_zone_share: of the points lie in no-label zones.
         in_range_share: of the points lie inside the model's range.
         distance_shares: by horizontal distance, in the order of `DISTANCE_BANDS`.
-        quantiles: by name of `QUANTITIES`, the quantiles of `PERCENTS`.
+        quantiles: by name of `QUANTITIES`, the quantiles of `PERCENTS`; empty where there are no points.
         ground: the median over the frames of the commonest z around the vehicle, metres; None where no point is near.
     """
 
@@ -122,6 +122,8 @@ class TypeStatistics:
         speed: m/s.
         moving_share: of the objects are faster than 1 m/s.
         headings: share in each of the sectors, see `HEADING_SECTORS`.
+        points_at_10_m: points in a box that holds any, times the square of its distance over 10 m: what it would hold
+            there. It compares sensors and sizes whatever the distances.
         empty_share: of the boxes hold no point.
     """
 
@@ -134,6 +136,7 @@ class TypeStatistics:
     speed: Spread
     moving_share: float
     headings: tuple[float, ...]
+    points_at_10_m: Spread | None
     empty_share: float
 
 
@@ -193,7 +196,7 @@ def _point_statistics(summaries: Sequence[FrameSummary]) -> PointStatistics:
     for summary in summaries:
         scans.update(summary.scans)
     sample = np.concatenate([summary.sample for summary in summaries])
-    quantiles = np.percentile(sample, PERCENTS, axis=0) if len(sample) else np.zeros((len(PERCENTS), len(QUANTITIES)))
+    quantiles = dict(zip(QUANTITIES, np.percentile(sample, PERCENTS, axis=0).T, strict=True)) if len(sample) else {}
     grounds = [summary.ground for summary in summaries if np.isfinite(summary.ground)]
     near, middle, far = (_share(_total(s.by_distance[band] for s in summaries), total) for band in range(3))
     return PointStatistics(
@@ -205,7 +208,7 @@ def _point_statistics(summaries: Sequence[FrameSummary]) -> PointStatistics:
         no_label_zone_share=_share(_total(summary.in_zone for summary in summaries), total),
         in_range_share=_share(_total(summary.in_range for summary in summaries), total),
         distance_shares=(near, middle, far),
-        quantiles={name: tuple(quantiles[:, column].tolist()) for column, name in enumerate(QUANTITIES)},
+        quantiles={name: tuple(values.tolist()) for name, values in quantiles.items()},
         ground=float(np.median(grounds)) if grounds else None,
     )
 
@@ -218,7 +221,9 @@ def _type_statistics(kind: ObjectType, objects: Sequence[ObjectSummary]) -> Type
 
     boxes = gather(item.labels.boxes for item in objects)
     points = gather(item.points for item in objects)
-    bands = distance_band(gather(item.distance for item in objects))
+    distance = gather(item.distance for item in objects)
+    bands = distance_band(distance)
+    carried = (points * (distance / 10) ** 2)[points > 0]
     speed = gather(item.speed for item in objects)
     moving = np.isfinite(gather(item.course for item in objects))
     length, width, height = (_spread(boxes[:, column]) for column in (3, 4, 5))
@@ -234,6 +239,7 @@ def _type_statistics(kind: ObjectType, objects: Sequence[ObjectSummary]) -> Type
         speed=_spread(speed),
         moving_share=float(moving.mean()),
         headings=_heading_shares(boxes[:, 6].astype(np.float64)),
+        points_at_10_m=_spread(carried) if len(carried) else None,
         empty_share=float((points == 0).mean()),
     )
 

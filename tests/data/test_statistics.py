@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 import pytest
@@ -154,6 +155,9 @@ def test_statistics_of_the_objects() -> None:
             assert band.objects_per_frame == len(counts) / 3
             assert band.points is None if not counts else band.points.median == np.median(counts)
             assert band.empty_share == (sum(count == 0 for count in counts) / len(counts) if counts else None)
+        carried = [row[2] * sum(row[1][:3] ** 2) / 100 for row in mine if row[2]]
+        assert item.points_at_10_m is not None
+        assert (item.points_at_10_m.count, item.points_at_10_m.median) == (len(carried), pytest.approx(median(carried)))
         sectors = [0] * HEADING_SECTORS
         for row in mine:
             sectors[round(math.degrees(row[1][6]) / 30) % HEADING_SECTORS] += 1
@@ -166,7 +170,16 @@ def test_frames_without_points_or_labels_go_through() -> None:
     assert (statistics.labelled_frames, statistics.types, statistics.empty_share) == (1, (), None)
     assert statistics.points.per_frame.low == pytest.approx(45)
     nothing = collect_statistics([summarise_frame(empty, MODEL)])
-    assert (nothing.points.ground, nothing.voxels.points_per_voxel) == (None, 0)
+    assert (nothing.points.ground, nothing.voxels.points_per_voxel, nothing.points.quantiles) == (None, 0, {})
+
+
+def test_labelled_counts_stand_in_where_the_lidar_is_missing() -> None:
+    frame = make_frame("segment", 1, points=0, boxes=6)
+    assert frame.labels is not None
+    objects = summarise_frame(frame, MODEL).objects
+    assert objects is not None
+    assert objects.points.tolist() == frame.labels.num_points.tolist()
+    assert not objects.turned.any()
 
 
 def test_large_frames_are_sampled_evenly() -> None:
