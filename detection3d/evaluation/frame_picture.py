@@ -138,7 +138,7 @@ def _draw_legend(axes: Axes, frame: Frame) -> None:
         )
     title = f"{frame.context_name}\n{frame.timestamp_micros} · {len(frame.points):,} points"
     legend = axes.legend(
-        handles=handles, title=title, loc="upper left", alignment="left", fontsize=9, framealpha=0.9, edgecolor="none"
+        handles=handles, title=title, loc="upper left", alignment="left", fontsize=9, framealpha=0.6, edgecolor="none"
     )
     legend.set_zorder(8)
     legend.get_title().set_fontsize(8)
