@@ -122,7 +122,7 @@ def draw_boxes(
 
 
 def write_beside(axes: Axes, box: Float32Array, text: str, colour: str, reach: float, size: float = 8) -> None:
-    """Write a short text to the right of a box, [7]."""
+    """Write a short text to the right of a box, [7]; nothing where that is outside the picture."""
     x, y, _, length, width, _, heading = (float(value) for value in box)
     side = 0.5 * (abs(length * np.sin(heading)) + abs(width * np.cos(heading)))
     axes.annotate(

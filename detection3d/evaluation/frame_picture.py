@@ -106,8 +106,7 @@ def _draw_labels(axes: Axes, labels: Boxes, reach: float) -> None:
         draw_boxes(axes, labels.boxes[mine & ~held], colour, width=0.8, dashed=True)
     size = 6.5 if len(labels) <= 150 else 5.0
     for box, kind, name in zip(labels.boxes, labels.types, short_ids(labels.ids), strict=True):
-        if np.abs(box[:2]).max() < reach:
-            write_beside(axes, box, name, TYPE_COLOURS[ObjectType(kind)], reach, size)
+        write_beside(axes, box, name, TYPE_COLOURS[ObjectType(kind)], reach, size)
 
 
 def _draw_zones(axes: Axes, frame: Frame) -> None:

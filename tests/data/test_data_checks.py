@@ -136,7 +136,13 @@ def test_odd_frames_among_others() -> None:
 
 
 def test_three_boxes_are_too_few_for_a_share() -> None:
-    def three(labels: Boxes) -> Boxes:
-        return labels.select(np.arange(len(labels)) < 3)
+    def change(labels: Boxes, count: int) -> Boxes:
+        others = np.arange(len(labels)) >= count
+        return replace(labels, types=np.where(others, ObjectType.PEDESTRIAN, ObjectType.VEHICLE).astype(np.uint8))
 
-    assert kinds([relabelled(three)(turned(np.pi / 2)(sound_frame()))]) == set()
+    frame = turned(np.pi / 2)(sound_frame())
+    for count in (3, 8):
+        found = kinds([relabelled(lambda labels, count=count: change(labels, count))(frame)])
+        assert ("headings a right angle off" in found) == (count > 5)
+    few = relabelled(lambda labels: labels.select(np.arange(len(labels)) < 3))(frame)
+    assert kinds([few]) == set()

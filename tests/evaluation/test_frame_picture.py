@@ -50,6 +50,9 @@ def test_boxes_are_drawn_where_they_are_in_the_colour_of_their_type() -> None:
         image = pixels(replace(typed, points=FRAME.points[:0], in_no_label_zone=FRAME.in_no_label_zone[:0]))
         assert holds(at(image, 10, 25, 2.5), colour)
         assert not holds(at(image, 10, -25, 2.5), colour)
+        # The id stands to the right of the box, which is two metres wide.
+        assert at(image, 10, 21.5, 1.0).min() < 0.8
+        assert at(image, 10, 33, 1.0).min() == 1.0
 
 
 def test_headings_point_ahead_of_the_boxes() -> None:
