@@ -22,9 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import time
 
     from detection3d.data.synthetic.rigs import full_rig, tiny_rig
+    from detection3d.data.synthetic.scene import SceneConfig, waymo_streets
     from detection3d.data.synthetic.write import write_segments
 
-    rig = full_rig() if options.rig == "full" else tiny_rig()
+    rig, scene = (full_rig(), waymo_streets()) if options.rig == "full" else (tiny_rig(), SceneConfig())
     done = 0
 
     def show(report: "SegmentReport") -> None:
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frames=options.frames,
         seed=options.seed,
         rig=rig,
+        scene=scene,
         interval=options.interval,
         workers=options.workers,
         on_segment=show,
@@ -87,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--segments", type=int, required=True, metavar="N", help="number of files")
     parser.add_argument("--frames", type=int, required=True, metavar="N", help="frames in each file")
     parser.add_argument("--seed", type=int, required=True, metavar="S", help="different seeds give different segments")
-    parser.add_argument("--rig", choices=("full", "tiny"), default="full", help="Waymo's lidars, or a small version")
+    parser.add_argument(
+        "--rig",
+        choices=("full", "tiny"),
+        default="full",
+        help="Waymo's lidars in Waymo-like streets, or a small version",
+    )
     parser.add_argument("--interval", type=float, default=0.1, metavar="S", help="seconds between frames")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; one for each core where not given")
     return parser

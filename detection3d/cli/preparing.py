@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, what: str, *, remote: bool = Fa
         "--every", type=positive, default=1, metavar="N", help="keep every Nth frame of each segment (default: all)"
     )
     parser.add_argument(
-        "--range", type=_metres, metavar="M", help="leave out points with |x| or |y| beyond M metres (default: none)"
+        "--range", type=metres, metavar="M", help="leave out points with |x| or |y| beyond M metres (default: none)"
     )
     parser.add_argument(
         "--verify", action="store_true", help="re-read the whole store against its checksums at the end"
@@ -205,7 +205,8 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _metres(text: str) -> float:
+def metres(text: str) -> float:
+    """Read a distance above 0 from the command line."""
     try:
         metres = float(text)
     except ValueError:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from detection3d.evaluation import comparison_text as text
 from detection3d.evaluation.comparison import METRICS, Comparison
+from detection3d.evaluation.terminal import print_table
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -41,12 +42,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, what it shows, and what to know before trusting it."""
-    table = comparison_table(comparison)
-    if not console.is_terminal:
-        # A log has no width to fit in: a table folded at 80 columns can't be searched.
-        console = Console(file=console.file, width=200, no_color=True, highlight=False)
-        table.box = None
-    console.print(table)
+    console = print_table(comparison_table(comparison), console, log_width=200)
     console.print(text.headline(comparison), highlight=False, markup=False, soft_wrap=True)
     for warning in text.warnings(comparison):
         console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)

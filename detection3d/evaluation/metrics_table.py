@@ -7,6 +7,7 @@ from rich.table import Table
 
 from detection3d.evaluation.metrics import MetricRow, Metrics
 from detection3d.evaluation.metrics_json import MEAN_TYPES, mean_metrics
+from detection3d.evaluation.terminal import print_table
 
 NO_GROUND_TRUTH = "no ground truth"
 
@@ -48,13 +49,7 @@ def print_metrics(metrics: Metrics, console: Console | None = None) -> None:
         metrics: the result of `evaluate`.
         console: None prints to the standard output.
     """
-    console = Console() if console is None else console
-    table = metrics_table(metrics)
-    if not console.is_terminal:
-        # A log has no width to fit in: a table folded at 80 columns can't be searched.
-        console = Console(file=console.file, width=160, no_color=True, highlight=False)
-        table.box = None
-    console.print(table)
+    print_table(metrics_table(metrics), Console() if console is None else console)
 
 
 def is_of_interest(row: MetricRow) -> bool:

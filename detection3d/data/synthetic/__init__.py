@@ -6,7 +6,7 @@ and `encode` put down what was seen, `generate` drives through it frame by frame
 
 from detection3d.data.synthetic.generate import generate_segment
 from detection3d.data.synthetic.rigs import LidarConfig, RigConfig, full_rig, tiny_rig
-from detection3d.data.synthetic.scene import SceneConfig
+from detection3d.data.synthetic.scene import SceneConfig, waymo_streets
 from detection3d.data.synthetic.write import SegmentReport, write_segments
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "full_rig",
     "generate_segment",
     "tiny_rig",
+    "waymo_streets",
     "write_segments",
 ]

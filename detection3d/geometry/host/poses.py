@@ -95,3 +95,17 @@ def transform_points(pose: npt.NDArray[np.floating], points: npt.NDArray[np.floa
     """
     pose, points = np.asarray(pose, np.float64), np.asarray(points, np.float64)
     return points @ np.swapaxes(pose[..., :3, :3], -1, -2) + pose[..., None, :3, 3]
+
+
+def zone_in_vehicle_frame(zone: npt.NDArray[np.floating], pose: npt.NDArray[np.floating]) -> Float64Array:
+    """Return a no-label zone as seen from the vehicle.
+
+    Args:
+        zone: [P, 2], x and y of its corners in the global frame. It has no height, and is taken at the vehicle's.
+        pose: [4, 4], vehicle to global.
+
+    Returns:
+        float64 [P, 2], x and y in the vehicle frame.
+    """
+    corners = np.column_stack([zone, np.full(len(zone), pose[2, 3])])
+    return transform_points(invert_pose(pose), corners)[:, :2]
