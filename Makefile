@@ -13,6 +13,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH_INDEX ?=
 PYTEST ?=
+# TensorFlow 2.15 and detection3d have 3.11 alone in common.
+EVALUATION_PYTHON ?= python3.11
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,15 +26,18 @@ PROTOS := detection3d/protos
 # Code of protoc 25 loads under protobuf 4.25 to 7; a newer one's would ask for a newer protobuf.
 PROTOC_VENV := build/protoc
 
-.PHONY: help env demo test test-slow lint format protos wheel clean
+.PHONY: help env evaluation-env demo test test-slow lint format protos wheel clean
 
 help:  ## print this
 	@echo 'usage: make <target> [TORCH_INDEX=https://download.pytorch.org/whl/cpu] [PYTHON=python3.11]'
 	@echo
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1|\2/' \
-	  | while IFS='|' read -r target text; do printf '  %-10s %s\n' "$$target" "$$text"; done
+	  | while IFS='|' read -r target text; do printf '  %-15s %s\n' "$$target" "$$text"; done
 
 env: $(STAMP)  ## build .venv, or bring it up to date
+
+evaluation-env:  ## build .evaluation-env, with Waymo's own package (EVALUATION_PYTHON=python3.11); some slow tests need it
+	PYTHON=$(EVALUATION_PYTHON) docker/evaluation_environment.sh .evaluation-env
 
 demo: $(STAMP)  ## the main job in small on the CPU: synthetic data, training, evaluation, report
 	$(BIN)/python tools/demo.py

@@ -13,6 +13,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+EVALUATION_PYTHON = Path(os.environ.get("DETECTION3D_EVALUATION_PYTHON", ROOT / ".evaluation-env/bin/python"))
 SHARED = Path(os.environ.get("DETECTION3D_SHARED", ROOT.parent / "shared"))
 
 
@@ -22,3 +23,14 @@ def shared() -> Path:
     if not (SHARED / "waymo").is_dir():
         pytest.skip(f"no real data at {SHARED} (set DETECTION3D_SHARED): their licences forbid committing them")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def evaluation_python() -> Path:
+    """Interpreter of the evaluation environment, which has Waymo's own package."""
+    if not EVALUATION_PYTHON.exists():
+        pytest.skip(
+            f"no evaluation environment at {EVALUATION_PYTHON}: `make evaluation-env` builds it; "
+            "DETECTION3D_EVALUATION_PYTHON names the interpreter of another"
+        )
+    return EVALUATION_PYTHON

@@ -1,7 +1,6 @@
 """Frames a second of each stage between a recording and the detector."""
 
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detection3d.benchmark.timing import wait_for
+from detection3d.benchmark.timing import Timing, wait_for
 from detection3d.config import AugmentationConfig
 from detection3d.data.augment import augment
 from detection3d.data.collate import collate
@@ -28,28 +27,46 @@ USUAL_AUGMENTATION = AugmentationConfig(
 """What the Waymo recipes use, and some drop-out."""
 
 
-def decode_rates(reads: dict[str, Callable[[], Iterable[Frame]]], *, frames: int, rounds: int) -> dict[str, float]:
-    """Return the frames a second that one core decodes by each reader, taken in turns: medians over the rounds.
+Turn = Callable[[int], float | None]
+"""Decode so many frames after a first one, which doesn't count: seconds a frame, None where there is only one."""
+
+
+def reading(read: Callable[[], Iterable[Frame]]) -> Turn:
+    """Return the turns of a reader of ours.
 
     Args:
-        reads: start reading, by name.
-        frames: to decode in a turn, after a first one that doesn't count (it opens files and compiles).
+        read: start reading. The first frame doesn't count: it opens files and compiles.
+    """
+
+    def turn(frames: int) -> float | None:
+        iterator = iter(read())
+        next(iterator)
+        start = time.perf_counter()
+        count = sum(1 for _ in itertools.islice(iterator, frames))
+        return (time.perf_counter() - start) / count if count else None
+
+    return turn
+
+
+def time_decoding(turns: dict[str, Turn], *, frames: int, rounds: int) -> dict[str, Timing]:
+    """Return how long a frame takes by each reader; they take turns.
+
+    Args:
+        turns: by name.
+        frames: to decode in a turn.
         rounds: turns of each reader.
 
     Raises:
         UserError: a file holds a single frame.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in reads}
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, read in reads.items():
-            iterator = iter(read())
-            next(iterator)
-            start = time.perf_counter()
-            count = sum(1 for _ in itertools.islice(iterator, frames))
-            if count == 0:
+        for name, turn in turns.items():
+            taken = turn(frames)
+            if taken is None:
                 raise UserError(f"{name}: the file holds one frame, and the first doesn't count; give a longer one")
-            seconds[name].append((time.perf_counter() - start) / count)
-    return {name: 1 / statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(taken)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def prepare_rate(sources: Sequence[Source], workers: int) -> float:

@@ -1,10 +1,13 @@
 """Timing in turns: machines are noisy, so what is compared runs alternately and is told as a ratio."""
 
+import contextlib
+import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -79,3 +82,26 @@ def wait_for(device: torch.device) -> None:
     """Wait until a GPU has done what it was told; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Hold this process, all its threads and the processes that it starts to one core, where the system can (Linux).
+
+    Without, a library's helper threads would count as speed of the code that is timed.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    _hold_threads({max(allowed)})
+    try:
+        yield
+    finally:
+        _hold_threads(allowed)
+
+
+def _hold_threads(cores: set[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)

@@ -5,7 +5,8 @@ from --config; the nets of 40 heads and the curves over tasks, channels and map 
 steps, those that measure telemetry are timed apart; "speed" is that of a training with one of them in
 --telemetry-every steps.
 
-data: frames a second of decoding, preparation, the store, and the loader with augmentation.
+data: frames a second of decoding, by ours and by Waymo's own code, preparation, the store, and the loader with
+augmentation.
 """
 
 import argparse

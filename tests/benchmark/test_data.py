@@ -29,7 +29,7 @@ def test_all_stages(tmp_path: Path, capsys) -> None:
     stages = ["decode v1, one core", "decode v2, one core", "prepare v1, one segment", "prepare v2, one segment"]
     assert list(rates) == [*stages, "random read, one core", "load and augment"]
     assert all(rate > 0 for rate in rates.values())
-    assert all(f"{rate:.1f} frames/s" in told for rate in rates.values())
+    assert all(f"{rate:.2f} frames/s" in told for rate in rates.values())
 
 
 def test_no_input() -> None:
@@ -51,7 +51,17 @@ def test_what_cannot_be_timed_is_told(tmp_path: Path, capsys) -> None:
     assert "'0': give a whole number of at least 1" in capsys.readouterr().err
 
 
-def test_decoding_is_the_median_without_the_first_frame(monkeypatch) -> None:
+def test_decoding_counts_neither_the_first_frame_nor_what_a_turn_leaves(monkeypatch) -> None:
     clock = iter((0.0, 2.0, 10.0, 10.5, 20.0, 21.0))  # two frames in 2 s, then in 0.5 s, then in 1 s
     monkeypatch.setattr(data.time, "perf_counter", lambda: next(clock))
-    assert data.decode_rates({"reader": count}, frames=2, rounds=3) == {"reader": 2.0}
+    ours, theirs = iter((3.0, 1.0, 5.0)), []
+
+    def other(frames: int) -> float:
+        theirs.append(frames)
+        return next(ours)
+
+    timings = data.time_decoding({"reader": data.reading(count), "other": other}, frames=2, rounds=3)
+    assert timings["reader"].seconds == (1.0, 0.25, 0.5)
+    assert timings["other"].seconds == (3.0, 1.0, 5.0)
+    assert theirs == [2, 2, 2]
+    assert timings["reader"].speed(timings["other"]) == 4.0  # of 3, 4 and 10

@@ -4,6 +4,7 @@ Field meanings and the layout of the range images follow Waymo's dataset.proto a
 the wire format directly: handing a million floats to protobuf one by one would cost more than casting the rays.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -19,7 +20,8 @@ from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Float32Array, Float64Array, Lidar
 
 COMPRESSION_LEVEL = 1
-_PACKED_FLOATS_TAG = b"\x0a"  # field 1, length-delimited: MatrixFloat.data
+_PACKED_TAG = b"\x0a"  # field 1, length-delimited: data of MatrixFloat and MatrixInt32
+_PROJECTION_CHANNELS = 6
 
 
 def encode_context(scene: Scene, rig: RigConfig, name: str) -> waymo_pb2.Context:
@@ -74,6 +76,9 @@ def encode_frame(
         laser = frame.lasers.add(name=calibration.name)
         laser.ri_return1.range_image_compressed = compressed[2 * index]
         laser.ri_return2.range_image_compressed = compressed[2 * index + 1]
+        rows, columns = images[2 * index].shape[:2]
+        for image in (laser.ri_return1, laser.ri_return2):
+            image.camera_projection_compressed = _seen_by_no_camera(rows, columns)
         if index == top:
             laser.ri_return1.range_image_pose_compressed = pose
     for item in objects:
@@ -88,10 +93,22 @@ def encode_frame(
 def compress_matrix(values: Float32Array) -> bytes:
     """Return zlib of a MatrixFloat message."""
     values = np.ascontiguousarray(values, "<f4")
-    shape = waymo_pb2.MatrixFloat(shape=waymo_pb2.MatrixShape(dims=values.shape)).SerializeToString()
+    return _compress(values.data, values.nbytes, values.shape)
+
+
+@functools.lru_cache
+def _seen_by_no_camera(rows: int, columns: int) -> bytes:
+    """Return zlib of a MatrixInt32 [rows, columns, 6] of zeros: no camera, twice. Waymo's decoder wants it there."""
+    zeros = bytes(rows * columns * _PROJECTION_CHANNELS)  # a zero takes one byte of a packed field
+    return _compress(zeros, len(zeros), (rows, columns, _PROJECTION_CHANNELS))
+
+
+def _compress(packed: bytes | memoryview, size: int, shape: tuple[int, ...]) -> bytes:
+    """Return zlib of a matrix message; MatrixFloat and MatrixInt32 have the same fields."""
+    tail = waymo_pb2.MatrixFloat(shape=waymo_pb2.MatrixShape(dims=shape)).SerializeToString()
     compressor = zlib.compressobj(COMPRESSION_LEVEL)
-    head = compressor.compress(_PACKED_FLOATS_TAG + _varint(values.nbytes))
-    return b"".join((head, compressor.compress(values.data), compressor.compress(shape), compressor.flush()))
+    head = compressor.compress(_PACKED_TAG + _varint(size))
+    return b"".join((head, compressor.compress(packed), compressor.compress(tail), compressor.flush()))
 
 
 def _add_label(frame: waymo_pb2.Frame, item: LabelledObject) -> None:

@@ -102,6 +102,15 @@ def test_the_vehicle_moves_during_the_sweep(recorded: Recorded) -> None:
     assert (pose == pose[:1]).all()
 
 
+def test_every_range_image_has_camera_projections_that_name_no_camera(recorded: Recorded) -> None:
+    for laser in recorded.messages[0].lasers:
+        for image in (laser.ri_return1, laser.ri_return2):
+            ranges = waymo_pb2.MatrixFloat.FromString(zlib.decompress(image.range_image_compressed))
+            projections = waymo_pb2.MatrixInt32.FromString(zlib.decompress(image.camera_projection_compressed))
+            assert list(projections.shape.dims) == [*ranges.shape.dims[:2], 6]
+            assert np.array_equal(projections.data, np.zeros(np.prod(projections.shape.dims)))
+
+
 def test_counts_are_those_of_the_points(recorded: Recorded) -> None:
     for message, frame in zip(recorded.messages, recorded.frames, strict=True):
         assert frame.labels is not None
