@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -34,13 +35,14 @@ class MappedSegment:
         folder: the segment's folder.
 
     Raises:
-        DataError: a file is missing, cut or not what it should be.
+        DataError: a file is missing, cut or not what it should be, or the checksum of a table disagrees.
     """
 
     def __init__(self, folder: Path) -> None:
+        record = _read_record(folder)
         self._points = _map(folder / layout.POINTS)
-        self._frame_table = _read_table(folder / layout.FRAMES, FRAME_SCHEMA)
-        self._box_table = _read_table(folder / layout.BOXES, BOX_SCHEMA)
+        self._frame_table = _read_table(folder / layout.FRAMES, FRAME_SCHEMA, record)
+        self._box_table = _read_table(folder / layout.BOXES, BOX_SCHEMA, record)
         self.timestamps = _values(self._frame_table, "timestamp_micros")
         self._poses = _values(self._frame_table, "pose").reshape(-1, 4, 4)
         self._offsets = _values(self._frame_table, "points_offset")
@@ -107,6 +109,14 @@ class MappedSegment:
             raise DataError(folder / layout.FRAMES, reason, int(np.flatnonzero(~inside)[0]))
 
 
+def _read_record(folder: Path) -> layout.SegmentRecord:
+    path = folder / layout.SEGMENT_RECORD
+    try:
+        return layout.read_record(path, layout.SegmentRecord)
+    except OSError as error:
+        raise DataError(path, f"can't be read ({error.strerror}); delete {folder} and {layout.AGAIN}") from error
+
+
 def _map(path: Path) -> pa.Buffer:
     try:
         # Closing the file gives its descriptor back; the map lives as long as the buffer.
@@ -116,11 +126,17 @@ def _map(path: Path) -> pa.Buffer:
         raise DataError(path, f"can't be mapped ({error}); delete {path.parent} and {layout.AGAIN}") from error
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.RecordBatch:
+def _read_table(path: Path, schema: pa.Schema, record: layout.SegmentRecord) -> pa.RecordBatch:
+    content = _map(path)
+    # Arrow believes what a file says of itself: a flipped bit in it would end the process by a signal. The points have
+    # no such numbers in them, and reading them all here would cost what mapping saves.
+    expected = record.files.get(path.name)
+    if expected is None or google_crc32c.value(content.to_pybytes()) != expected.crc32c:
+        raise DataError(path, f"its checksum disagrees; delete {path.parent} and {layout.AGAIN}")
     try:
         # Without threads, so that a process that forks later has none of Arrow's.
         options = pa.ipc.IpcReadOptions(use_threads=False)
-        reader = pa.ipc.open_file(_map(path), options=options)
+        reader = pa.ipc.open_file(content, options=options)
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
         if reader.num_record_batches == 0:  # Arrow writes no batch for a segment without any box
             batch = pa.RecordBatch.from_pylist([], schema=reader.schema)
