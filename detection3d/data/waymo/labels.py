@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detection3d.data.label_check import unusable_label
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.geometry.host.boxes import wrap_angle
 from detection3d.protos import waymo_pb2
@@ -24,13 +25,15 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
         pose: float64 [4, 4], vehicle to global.
 
     Raises:
-        MalformedFrameError: a label has no box, or a number that isn't finite or is absurdly large.
+        MalformedFrameError: a label has no box or no type, or as `make_boxes`.
     """
     boxes = np.zeros((len(labels), 7))
     motion = np.zeros((len(labels), 2, 3))
     for index, label in enumerate(labels):
         if not label.HasField("box"):
             raise MalformedFrameError(f"label {index} ({label.id!r}) has no box")
+        if not label.HasField("type"):
+            raise MalformedFrameError(f"label {index} ({label.id!r}) has no type")
         box, metadata = label.box, label.metadata
         boxes[index] = (box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading)
         motion[index, 0] = (metadata.speed_x, metadata.speed_y, metadata.speed_z)
@@ -68,7 +71,7 @@ def make_boxes(
         num_points: likewise.
 
     Raises:
-        MalformedFrameError: a number isn't finite or is absurdly large.
+        MalformedFrameError: a number isn't finite or is absurdly large, or as `unusable_label` says.
     """
     _check_finite(boxes, motion, ids)
     boxes = boxes.copy()
@@ -76,7 +79,7 @@ def make_boxes(
     boxes[:, 6] = wrap_angle(boxes[:, 6].astype(np.float32))
     # Row vectors times R are R^T applied to each: global axes to vehicle axes.
     turned = (motion @ pose[:3, :3]).astype(np.float32)
-    return Boxes(
+    made = Boxes(
         boxes=boxes.astype(np.float32),
         types=np.array(types, np.uint8),
         ids=tuple(ids),
@@ -85,6 +88,10 @@ def make_boxes(
         velocity=turned[:, 0],
         acceleration=turned[:, 1],
     )
+    fault = unusable_label(made)
+    if fault is not None:
+        raise MalformedFrameError(fault)
+    return made
 
 
 def _check_finite(boxes: Float64Array, motion: Float64Array, ids: Sequence[str]) -> None:

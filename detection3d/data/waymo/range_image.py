@@ -37,10 +37,10 @@ class Calibration:
         """Return the inclination of each row, float64 [height], from the top row down.
 
         Raises:
-            MalformedFrameError: there are inclinations, but not one for each row, or none and no range.
+            MalformedFrameError: there are inclinations, but not one finite number for each row, or none and no range.
         """
         if len(self.inclinations) == 0:
-            if not self.inclination_min < self.inclination_max:
+            if not -math.inf < self.inclination_min < self.inclination_max < math.inf:
                 raise MalformedFrameError(
                     "the calibration has no beam inclinations, and its range is "
                     f"{self.inclination_min} to {self.inclination_max} rad"
@@ -51,6 +51,8 @@ class Calibration:
             raise MalformedFrameError(
                 f"the calibration has {len(self.inclinations)} beam inclinations, the range image {height} rows"
             )
+        if not np.isfinite(self.inclinations).all():
+            raise MalformedFrameError("the calibration has a beam inclination that isn't finite")
         return self.inclinations[::-1].copy()
 
 
