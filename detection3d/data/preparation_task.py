@@ -15,7 +15,7 @@ from detection3d.errors import DataError, UserError
 from detection3d.files import walk
 from detection3d.types.scene import Frame
 
-OUTPUT_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+OUTPUT_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 """Errors of the output, not of the source: every later source would meet them too."""
 
 

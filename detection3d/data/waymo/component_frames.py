@@ -6,6 +6,7 @@ range images has been read, so that files in the order of time, as Waymo writes 
 v2 has no polygons of no-label zones; the points' own flags are the same as in v1.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -243,7 +244,7 @@ class _Segment:
             with file.naming(number):
                 extrinsic = rigid_pose(as_numbers(row[_EXTRINSIC]), f"{lidar.name}: the calibration's extrinsic")
                 values, low, high = (as_numbers(row[name]) for name in names)
-            calibrations[lidar] = Calibration(extrinsic, values, float(low.sum()), float(high.sum()))
+            calibrations[lidar] = Calibration(extrinsic, values, _number(low), _number(high))
         return calibrations
 
     def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:
@@ -332,6 +333,10 @@ def _boxes(rows: Sequence[dict[str, Any]], pose: Float64Array) -> Boxes:
         difficulty=[int(row[_DIFFICULTY] or 0) for row in rows],
         num_points=[int(row[_POINTS]) for row in rows],
     )
+
+
+def _number(values: Float64Array) -> float:
+    return float(values[0]) if len(values) == 1 else math.nan
 
 
 def _text(value: Any) -> str:

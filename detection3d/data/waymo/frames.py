@@ -7,6 +7,7 @@ same. It is decided by the segment: where no frame of the file has a label, `Fra
 where any has one, a frame without labels has empty boxes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +63,8 @@ def read_segment(
             if message.timestamp_micros in timestamps:
                 raise MalformedFrameError(f"timestamp {message.timestamp_micros} occurs twice in the file")
             timestamps.add(message.timestamp_micros)
-            same_scans.check(_scans(message, numbers))
             frame = _decode(message, numbers, labelled)
+            same_scans.check(_scans(message, numbers))
         yield frame
 
 
@@ -229,8 +230,8 @@ def _calibration(message: waymo_pb2.LaserCalibration, name: int) -> Calibration:
     return Calibration(
         extrinsic=rigid_pose(message.extrinsic.transform, f"{Lidar(name).name}: the calibration's extrinsic"),
         inclinations=np.array(message.beam_inclinations, np.float64),
-        inclination_min=message.beam_inclination_min,
-        inclination_max=message.beam_inclination_max,
+        inclination_min=message.beam_inclination_min if message.HasField("beam_inclination_min") else math.nan,
+        inclination_max=message.beam_inclination_max if message.HasField("beam_inclination_max") else math.nan,
     )
 
 
