@@ -76,8 +76,9 @@ def prepare_source(source: Source, root: Path, settings: StoreSettings) -> Segme
     try:
         return _write_segment(source, root, settings)
     except DataError as error:
-        reason = error.reason if error.path in (source.path, Path(source.name)) else f"{error.path}: {error.reason}"
-        return LeftOut(name=source.name, record=error.record, reason=reason)
+        if error.path in (source.path, Path(source.name)):
+            return LeftOut(name=source.name, record=error.record, reason=error.reason)
+        return LeftOut(name=source.name, record=None, reason=str(error))  # the record is one of that other file
     except UserError as error:
         return LeftOut(name=source.name, record=None, reason=str(error))
     except OSError as error:

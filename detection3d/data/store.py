@@ -215,6 +215,9 @@ def verify(root: Path | str) -> list[DataError]:
             )
         except DataError as error:
             problems.append(error)
+        except OSError as error:
+            reason = f"can't be read ({error.strerror}); delete {folder} and {layout.AGAIN}"
+            problems.append(DataError(folder / layout.SEGMENT_RECORD, reason))
         for name, expected in segment.files.items():
             problem = _compare(folder / name, expected)
             if problem is not None:
