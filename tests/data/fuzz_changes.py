@@ -1,5 +1,6 @@
 """What `fuzz_records.py` does to a file, a record, the fields of a frame, and its range images."""
 
+import functools
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -150,15 +151,16 @@ def change_matrix(rng: np.random.Generator, compressed: bytes) -> bytes:
         case 6:
             del matrix.data[int(rng.integers(len(matrix.data))) :]
         case _:
-            return bomb(rng) if rng.random() < 0.1 else compressed + rng.bytes(3)
+            return bomb(int(rng.choice([20, 60, 1000]))) if rng.random() < 0.1 else compressed + rng.bytes(3)
     return zlib.compress(matrix.SerializeToString(), 1)
 
 
-def bomb(rng: np.random.Generator) -> bytes:
-    """Return a stream that inflates to up to a gigabyte."""
+@functools.cache
+def bomb(megabytes: int) -> bytes:
+    """Return a stream that inflates to so many zeros."""
     compressor = zlib.compressobj(1)
     block = bytes(1 << 20)
-    parts = [compressor.compress(block) for _ in range(int(rng.choice([20, 60, 1000])))]
+    parts = [compressor.compress(block) for _ in range(megabytes)]
     return b"".join([*parts, compressor.flush()])
 
 
