@@ -59,10 +59,17 @@ def find_sources(place: Path | str) -> "list[Source]":
     if place.name == "lidar":
         place = place.parent
     # A link to nowhere stays: it is a part of the data that can't be read, and is told as such.
-    files = {file.relative_to(place).as_posix(): file for file in sorted(walk(place)) if not file.is_dir()}
+    found = sorted(walk(place))
+    files = {file.relative_to(place).as_posix(): file for file in found if not file.is_dir() or _hides_file(file)}
     names, are_records = _segments(str(place), list(files))
     make = _record_source if are_records else _component_source
     return [make(files[name], name) for name in names]
+
+
+def _hides_file(folder: Path) -> bool:
+    """Whether a folder stands where a segment's file is expected: it has such a name, and no such file is in it."""
+    is_named_so = folder.suffix in (".tfrecord", ".parquet")
+    return is_named_so and not any(file.suffix == folder.suffix for file in walk(folder))
 
 
 def _segments(place: str, names: Sequence[str]) -> tuple[list[str], bool]:

@@ -71,6 +71,7 @@ _USUAL_ERRORS = {
     errno.ENAMETOOLONG: "choose a shorter one",
     errno.EISDIR: "a folder stands where a file is expected",
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EFBIG: "files may not become that large here; see `ulimit -f`, or choose another file system",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
 }
 

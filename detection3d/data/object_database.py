@@ -91,7 +91,7 @@ class ObjectDatabase:
             if size != expected.size:
                 found = "it is missing" if size is None else f"{size} bytes, {RECORD} says {expected.size}"
                 raise DataError(root / name, f"{found}; {way_out}")
-        table = read_table(root / OBJECTS, SCHEMA)
+        table = read_table(root / OBJECTS, SCHEMA, self.record.files.get(OBJECTS))
         self._points = map_file(root / layout.POINTS)
         self._types = column_values(table, "type")
         self._boxes = column_values(table, "box").reshape(-1, 7)

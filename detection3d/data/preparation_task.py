@@ -15,7 +15,7 @@ from detection3d.errors import DataError, UserError
 from detection3d.files import walk
 from detection3d.types.scene import Frame
 
-OUTPUT_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+OUTPUT_UNUSABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 """Errors of the output, not of the source: every later source would meet them too."""
 
 
@@ -80,8 +80,9 @@ def prepare_source(source: Source, root: Path, settings: StoreSettings) -> Segme
     try:
         return _write_segment(source, root, settings)
     except DataError as error:
-        reason = error.reason if error.path in (source.path, Path(source.name)) else f"{error.path}: {error.reason}"
-        return LeftOut(name=source.name, record=error.record, reason=reason)
+        if error.path in (source.path, Path(source.name)):
+            return LeftOut(name=source.name, record=error.record, reason=error.reason)
+        return LeftOut(name=source.name, record=None, reason=str(error))  # the record is one of that other file
     except UserError as error:
         return LeftOut(name=source.name, record=None, reason=str(error))
     except OSError as error:

@@ -12,12 +12,13 @@ A segment's folder appears by one rename when all its files are on the disk. The
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import google_crc32c
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from detection3d.errors import DataError
 from detection3d.files import replace_file
@@ -120,7 +121,7 @@ class SegmentRecord(Record):
 
     schema_version: Literal[1] = 1
     context_name: str
-    frames: int
+    frames: int = Field(ge=1)  # with 0 the segment would vanish from the numbering in silence
     points: int
     boxes: int
     losses: LossRecord
@@ -157,6 +158,14 @@ class Manifest(Record):
     settings: StoreSettings
     segments: tuple[SegmentRecord, ...]
     left_out: tuple[LeftOut, ...] = ()
+
+    @field_validator("segments")
+    @classmethod
+    def _once(cls, segments: tuple[SegmentRecord, ...]) -> tuple[SegmentRecord, ...]:
+        for name, count in Counter(segment.context_name for segment in segments).items():
+            if count > 1:
+                raise ValueError(f"the segment {name} is listed {count} times")
+        return segments
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -34,13 +34,14 @@ class MappedSegment:
         folder: the segment's folder.
 
     Raises:
-        DataError: a file is missing, cut or not what it should be.
+        DataError: a file is missing, cut or not what it should be, or the checksum of a table disagrees.
     """
 
     def __init__(self, folder: Path) -> None:
+        record = _read_record(folder)
         self._points = map_file(folder / layout.POINTS)
-        self._frame_table = read_table(folder / layout.FRAMES, FRAME_SCHEMA)
-        self._box_table = read_table(folder / layout.BOXES, BOX_SCHEMA)
+        self._frame_table = read_table(folder / layout.FRAMES, FRAME_SCHEMA, record.files.get(layout.FRAMES))
+        self._box_table = read_table(folder / layout.BOXES, BOX_SCHEMA, record.files.get(layout.BOXES))
         self.timestamps = column_values(self._frame_table, "timestamp_micros")
         self._poses = column_values(self._frame_table, "pose").reshape(-1, 4, 4)
         self._offsets = column_values(self._frame_table, "points_offset")
@@ -107,3 +108,11 @@ class MappedSegment:
         if not inside.all():
             reason = f"it points outside the segment's other files; delete {folder} and {layout.AGAIN}"
             raise DataError(folder / layout.FRAMES, reason, int(np.flatnonzero(~inside)[0]))
+
+
+def _read_record(folder: Path) -> layout.SegmentRecord:
+    path = folder / layout.SEGMENT_RECORD
+    try:
+        return layout.read_record(path, layout.SegmentRecord)
+    except OSError as error:
+        raise DataError(path, f"can't be read ({error.strerror}); delete {folder} and {layout.AGAIN}") from error

@@ -14,12 +14,13 @@ import google_crc32c
 import numpy as np
 
 from detection3d.data import store_manifest as layout
+from detection3d.data.label_check import unusable_label
 from detection3d.data.packing import PackingLosses, pack
 from detection3d.data.store_files import point_blocks, write_table
 from detection3d.data.store_tables import box_table, frame_table
 from detection3d.errors import DataError, UserError
 from detection3d.files import flush_folder
-from detection3d.types.scene import Boxes, Frame
+from detection3d.types.scene import Frame
 
 
 def is_segment_name(name: object) -> bool:
@@ -143,8 +144,9 @@ class SegmentWriter:
             raise UserError(f"timestamp {frame.timestamp_micros} occurs twice; the file is damaged")
         if frame.pose.shape != (4, 4) or not np.isfinite(frame.pose).all():
             raise UserError("the pose is not a finite 4 x 4 matrix; the file is damaged")
-        if frame.labels is not None:
-            _check_labels(frame.labels)
+        fault = None if frame.labels is None else unusable_label(frame.labels)
+        if fault is not None:
+            raise UserError(fault)
 
     def _append(self, content: bytes) -> None:
         view = memoryview(content)
@@ -219,11 +221,3 @@ def _without_points(frame: Frame) -> Frame:
         location=frame.location,
         weather=frame.weather,
     )
-
-
-def _check_labels(labels: Boxes) -> None:
-    usable = np.isfinite(labels.boxes).all(axis=1) & (labels.boxes[:, 3:6] > 0).all(axis=1)
-    if not usable.all():
-        first = int(np.flatnonzero(~usable)[0])
-        values = ", ".join(f"{value:g}" for value in labels.boxes[first])
-        raise UserError(f"box {first} ({labels.ids[first]!r}) is ({values}); numbers must be finite and sizes positive")

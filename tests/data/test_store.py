@@ -191,7 +191,7 @@ def test_a_table_that_points_outside_the_points_is_refused_when_read(root):
     folder = root / "segments" / "first"
     shutil.copy(root / "segments" / "second" / "points.bin", folder / "points.bin")
     manifest = root / "manifest.json"
-    size = (folder / "points.bin").stat().st_size
+    size = (folder / "points.bin").stat().st_size  # nobody reads all points to open a store
     record = json.loads(manifest.read_text())
     record["segments"][0]["files"]["points.bin"]["size"] = size
     manifest.write_text(json.dumps(record))
@@ -206,6 +206,7 @@ def test_a_foreign_arrow_file_is_refused_when_read(root):
     files = record["segments"][0]["files"]
     files["frames.arrow"] = files["boxes.arrow"]
     (root / "manifest.json").write_text(json.dumps(record))
+    (folder / "segment.json").write_text(json.dumps(record["segments"][0]))
     with pytest.raises(DataError, match="not a table of a prepared store"):
         Store.open(root).key(0)
 

@@ -6,6 +6,7 @@ range images has been read, so that files in the order of time, as Waymo writes 
 v2 has no polygons of no-label zones; the points' own flags are the same as in v1.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from detection3d.data.waymo.completeness import SameScans, refuse_missing_lidars
 from detection3d.data.waymo.component_labels import (
     NEEDED_COLUMNS,
     OPTIONAL_COLUMNS,
@@ -30,7 +32,6 @@ from detection3d.data.waymo.components import (
     as_matrix,
     as_numbers,
 )
-from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.pose import rigid_pose
 from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS
 from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
@@ -91,15 +92,17 @@ def read_component_segment(path: Path | str, returns: Sequence[int] = RETURNS, e
     wanted = frozenset(waiting)
     segment = _Segment(files, Path(path), scans, wanted)
     parts: dict[int, list[ScanPart]] = defaultdict(list)
+    same_scans = SameScans()
     for row, timestamp, lidar, images in scans.read(numbers, wanted):
-        try:
+        with scans.file.naming(row):
             parts[timestamp] += segment.decode(timestamp, lidar, images)
-        except MalformedFrameError as error:
-            raise scans.file.problem(str(error), row) from None
         scans.lidars[timestamp].discard(lidar)
         while waiting and not scans.lidars[waiting[0]]:
             done = waiting.pop(0)
-            yield segment.frame(done, parts.pop(done))
+            ready = parts.pop(done)
+            with scans.file.naming(prefix=f"frame {done}: "):
+                same_scans.check({(part.lidar, part.return_number) for part in ready})
+            yield segment.frame(done, ready)
 
 
 def count_component_frames(path: Path | str) -> int:
@@ -150,10 +153,8 @@ class _Scans:
             for number in returns:
                 name = f"{scan_name(lidar, number)}: the range image"
                 numbers, shape = (values[column] for column in _image_columns(number))
-                try:
+                with self.file.naming(row):
                     image = as_matrix(numbers, shape, RANGE_CHANNELS, name)
-                except MalformedFrameError as error:
-                    raise self.file.problem(str(error), row) from None
                 if image is not None:
                     images[number] = image
             yield row, timestamp, lidar, images
@@ -171,6 +172,8 @@ class _Segment:
         self._poses = self._read_poses(ComponentFile(where[_VEHICLE], (SEGMENT, TIMESTAMP, _TRANSFORM)))
         self._labels = self._read_labels(files.get(_BOX), files.get(_SYNCED))
         self._stats = self._read_stats(files.get(_STATS))
+        with scans.file.naming():
+            refuse_missing_lidars(self._calibrations.keys(), set().union(*scans.lidars.values()))
         has_top = any(Lidar.TOP in lidars for lidars in scans.lidars.values())
         self._pixel_poses = _PixelPoses(where[_POSE], self, wanted) if has_top else None
 
@@ -239,12 +242,10 @@ class _Segment:
         self.check_keys(file, keys, all_frames=False)
         calibrations = {}
         for number, (lidar, row) in enumerate(zip(lidars, rows, strict=True)):
-            try:
+            with file.naming(number):
                 extrinsic = rigid_pose(as_numbers(row[_EXTRINSIC]), f"{lidar.name}: the calibration's extrinsic")
                 values, low, high = (as_numbers(row[name]) for name in names)
-            except MalformedFrameError as error:
-                raise file.problem(str(error), number) from None
-            calibrations[lidar] = LidarCalibration(extrinsic, values, float(low.sum()), float(high.sum()))
+            calibrations[lidar] = LidarCalibration(extrinsic, values, _number(low), _number(high))
         return calibrations
 
     def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:
@@ -253,10 +254,8 @@ class _Segment:
         self.check_frames(file, (row[TIMESTAMP] for row in rows))
         poses = {}
         for number, row in enumerate(rows):
-            try:
+            with file.naming(number):
                 poses[row[TIMESTAMP]] = rigid_pose(as_numbers(row[_TRANSFORM]), "the vehicle's pose")
-            except MalformedFrameError as error:
-                raise file.problem(str(error), number) from None
         return poses
 
     def _read_labels(self, path: Path | None, synced_path: Path | None) -> dict[int, Boxes] | None:
@@ -325,10 +324,12 @@ class _PixelPoses:
             if passed in self._wanted and _lidar(self._file, values[LASER].as_py(), row) == Lidar.TOP:
                 self._passed[passed] = row, values
         row, values = self._passed.pop(timestamp)
-        try:
+        with self._file.naming(row):
             return as_matrix(values[self._VALUES], values[self._SHAPE], POSE_CHANNELS, "TOP: the pixel poses")
-        except MalformedFrameError as error:
-            raise self._file.problem(str(error), row) from None
+
+
+def _number(values: Float64Array) -> float:
+    return float(values[0]) if len(values) == 1 else math.nan
 
 
 def _text(value: Any) -> str:
@@ -341,7 +342,5 @@ def _image_columns(number: int) -> tuple[str, str]:
 
 
 def _lidar(file: ComponentFile, value: Any, row: int) -> Lidar:
-    try:
+    with file.naming(row):
         return as_lidar(value)
-    except MalformedFrameError as error:
-        raise file.problem(str(error), row) from None

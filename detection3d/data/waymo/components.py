@@ -2,9 +2,14 @@
 
 Layout and columns follow `v2/perception/` of waymo-research/waymo-open-dataset. Types are taken as they come: files in
 the wild hold float32 where the classes say float64, and names where they say numbers.
+
+Unlike a TFRecord, a parquet file need not have checksums. Where its writer added those of the pages, they are checked;
+pyarrow's default is to add none. Without them a flipped bit in a page of values that weren't compressed, or that still
+decompress, gives another number, and no reader can notice. The number of rows is checked: whole frames don't get lost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +58,7 @@ class ComponentFile:
         self.path = path
         self.component = path.parent.name
         try:
-            self._file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+            self._file = pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
             schema = self._file.schema_arrow
         except FileNotFoundError:
             raise DataError(path, f"there is no such file; the segment needs its {self.component} component") from None
@@ -84,16 +89,22 @@ class ComponentFile:
         """
         present = [name for name in columns if name in self.columns]
         batches = self._file.iter_batches(batch_size=at_a_time, columns=present)
+        count = 0
         while True:
             try:
                 batch = next(batches, None)
             except _DAMAGE as error:
                 raise self._damaged(error) from None
             if batch is None:
-                return
+                break
+            count += batch.num_rows
             arrays = {name: batch.column(name) if name in present else None for name in columns}
             for number in range(batch.num_rows):
                 yield {name: None if array is None else array[number] for name, array in arrays.items()}
+        if count != self._file.metadata.num_rows:
+            raise DataError(
+                self.path, f"it says that it has {self._file.metadata.num_rows} rows, but holds {count}; get it again"
+            )
 
     def values(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """Return all rows as Python values; for components of small rows."""
@@ -114,6 +125,14 @@ class ComponentFile:
 
     def _damaged(self, error: BaseException) -> DataError:
         return DataError(self.path, f"its content is damaged ({one_line(error)}); get it again")
+
+    @contextmanager
+    def naming(self, row: int | None = None, prefix: str = "") -> Iterator[None]:
+        """Turn what is malformed within the block into this file's error about a row."""
+        try:
+            yield
+        except MalformedFrameError as error:
+            raise self.problem(f"{prefix}{error}", row) from None
 
     def problem(self, reason: str, row: int | None = None) -> DataError:
         """Return the error to raise about a row."""

@@ -7,12 +7,16 @@ same. It is decided by the segment: where no frame of the file has a label, `Fra
 where any has one, a frame without labels has empty boxes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from detection3d.data.waymo.completeness import SameScans, refuse_missing_lidars
+from detection3d.data.waymo.fields import refuse_unreadable_fields
 from detection3d.data.waymo.labels import decode_labels
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.matrices import decode_matrix
@@ -30,6 +34,9 @@ def read_segment(
 ) -> Iterator[Frame]:
     """Yield the frames of a segment in the order of the file.
 
+    Beside each frame, the segment is looked at: a timestamp occurs once, and all frames have range images of the same
+    lidars and returns.
+
     The first frame that can't be used ends it; to go on with the others, use `index_records`, `read_record` and
     `decode_frame`.
 
@@ -41,13 +48,24 @@ def read_segment(
 
     Raises:
         DataError: with the record and what is wrong with it.
+        ValueError: a return other than 1 and 2.
     """
+    numbers = _sorted_returns(returns)
     index = index_records(path)
     if labelled is None:
         labelled = segment_has_labels(path)
+    timestamps: set[int] = set()
+    same_scans = SameScans()
     for record in range(0, len(index), every):
         payload = read_record(index, record)
-        yield decode_frame(payload, path, record, returns, labelled)
+        with _named(path, record):
+            message = _parse(payload)
+            if message.timestamp_micros in timestamps:
+                raise MalformedFrameError(f"timestamp {message.timestamp_micros} occurs twice in the file")
+            timestamps.add(message.timestamp_micros)
+            frame = _decode(message, numbers, labelled)
+            same_scans.check(_scans(message, numbers))
+        yield frame
 
 
 def segment_has_labels(path: Path | str) -> bool:
@@ -89,12 +107,23 @@ def decode_frame(
         DataError: the record isn't a Waymo frame, or part of it can't be used.
         ValueError: a return other than 1 and 2.
     """
-    if not set(returns) <= set(RETURNS):
-        raise ValueError(f"returns {tuple(returns)}: a lidar of Waymo's has returns 1 and 2")
+    numbers = _sorted_returns(returns)
+    with _named(path, record):
+        return _decode(_parse(payload), numbers, labelled)
+
+
+@contextmanager
+def _named(path: Path | str, record: int | None) -> Iterator[None]:
     try:
-        return _decode(_parse(payload), tuple(sorted(set(returns))), labelled)
+        yield
     except MalformedFrameError as error:
         raise DataError(path, f"{error}; get the file again, or leave the file out", record) from error
+
+
+def _sorted_returns(returns: Sequence[int]) -> tuple[int, ...]:
+    if not set(returns) <= set(RETURNS):
+        raise ValueError(f"returns {tuple(returns)}: a lidar of Waymo's has returns 1 and 2")
+    return tuple(sorted(set(returns)))
 
 
 def _parse(payload: bytes) -> waymo_pb2.Frame:
@@ -110,6 +139,7 @@ def _parse(payload: bytes) -> waymo_pb2.Frame:
             f"its {len(payload)} bytes aren't a Waymo perception frame (no context name and timestamp in them); "
             "Waymo's motion data set and other TFRecords hold different messages"
         )
+    refuse_unreadable_fields(frame)
     return frame
 
 
@@ -143,9 +173,11 @@ def _decode_points(
     returns: tuple[int, ...],
 ) -> tuple[Float32Array, UInt8Array, UInt8Array, BoolArray]:
     """Return what `join_parts` does."""
+    lasers = _by_name(frame.lasers)
+    refuse_missing_lidars(calibrations.keys(), lasers.keys())
     vehicle_from_global = np.asarray(np.linalg.inv(pose), np.float64)
     parts: list[ScanPart] = []
-    for name, laser in _by_name(frame.lasers).items():
+    for name, laser in lasers.items():
         pixel_pose = _pixel_pose(laser) if name == Lidar.TOP else None
         for number in returns:
             compressed = _range_images(laser)[number - 1].range_image_compressed
@@ -163,7 +195,19 @@ def _by_name(lasers: Sequence[waymo_pb2.Laser]) -> dict[int, waymo_pb2.Laser]:
     if len(by_name) < len(with_image):
         names = [Lidar(laser.name).name for laser in with_image]
         raise MalformedFrameError(f"a lidar occurs twice: {', '.join(names)}")
+    if Lidar.UNKNOWN in by_name:
+        raise MalformedFrameError("there is a range image of a lidar without a name")
     return by_name
+
+
+def _scans(frame: waymo_pb2.Frame, returns: tuple[int, ...]) -> frozenset[tuple[int, int]]:
+    """Return the lidar and the return of each range image."""
+    return frozenset(
+        (int(laser.name), number)
+        for laser in frame.lasers
+        for number in returns
+        if (laser.ri_return1, laser.ri_return2)[number - 1].range_image_compressed
+    )
 
 
 def _range_images(laser: waymo_pb2.Laser) -> tuple[waymo_pb2.RangeImage, waymo_pb2.RangeImage]:
@@ -184,20 +228,26 @@ def _pixel_pose(laser: waymo_pb2.Laser) -> Float32Array:
 
 
 def _calibrations(messages: Sequence[waymo_pb2.LaserCalibration]) -> dict[int, LidarCalibration]:
-    return {
-        int(message.name): LidarCalibration(
-            extrinsic=rigid_pose(
-                message.extrinsic.transform, f"{Lidar(message.name).name}: the calibration's extrinsic"
-            ),
-            inclinations=np.array(message.beam_inclinations, np.float64),
-            inclination_min=message.beam_inclination_min,
-            inclination_max=message.beam_inclination_max,
-        )
-        for message in messages
-    }
+    calibrations = {int(message.name): _calibration(message) for message in messages}
+    if len(calibrations) < len(messages):
+        raise MalformedFrameError("a lidar has two calibrations")
+    return calibrations
+
+
+def _calibration(message: waymo_pb2.LaserCalibration) -> LidarCalibration:
+    name = Lidar(message.name).name
+    return LidarCalibration(
+        extrinsic=rigid_pose(message.extrinsic.transform, f"{name}: the calibration's extrinsic"),
+        inclinations=np.array(message.beam_inclinations, np.float64),
+        inclination_min=message.beam_inclination_min if message.HasField("beam_inclination_min") else math.nan,
+        inclination_max=message.beam_inclination_max if message.HasField("beam_inclination_max") else math.nan,
+    )
 
 
 def _decode_polygon(polygon: waymo_pb2.Polygon2dProto, index: int) -> Float64Array:
     if len(polygon.x) != len(polygon.y):
         raise MalformedFrameError(f"no-label zone {index} has {len(polygon.x)} x and {len(polygon.y)} y")
-    return np.stack([np.array(polygon.x, np.float64), np.array(polygon.y, np.float64)], axis=1)
+    corners = np.stack([np.array(polygon.x, np.float64), np.array(polygon.y, np.float64)], axis=1)
+    if not np.isfinite(corners).all():
+        raise MalformedFrameError(f"no-label zone {index} has a corner that isn't finite")
+    return corners

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detection3d.data.label_check import unusable_label
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.geometry.host.boxes import wrap_angle
 from detection3d.protos import waymo_pb2
@@ -24,7 +25,7 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
         pose: float64 [4, 4], vehicle to global.
 
     Raises:
-        MalformedFrameError: a label has no box, or a number that isn't finite or is absurdly large.
+        MalformedFrameError: a label has no box or no type, or as `make_boxes`.
     """
     boxes = np.zeros((len(labels), 7))
     synced = np.full((len(labels), 7), np.nan)
@@ -32,6 +33,8 @@ def decode_labels(labels: Sequence[waymo_pb2.Label], pose: Float64Array) -> Boxe
     for index, label in enumerate(labels):
         if not label.HasField("box"):
             raise MalformedFrameError(f"label {index} ({label.id!r}) has no box")
+        if not label.HasField("type"):
+            raise MalformedFrameError(f"label {index} ({label.id!r}) has no type")
         metadata = label.metadata
         boxes[index] = _numbers(label.box)
         if label.HasField("camera_synced_box"):
@@ -81,7 +84,7 @@ def make_boxes(
         has_synced: bool [M], which of them there are.
 
     Raises:
-        MalformedFrameError: a number isn't finite or is absurdly large.
+        MalformedFrameError: a number isn't finite or is absurdly large, or as `unusable_label` says.
     """
     _check_finite(boxes, motion, ids)
     camera_synced = None
@@ -92,7 +95,7 @@ def make_boxes(
         camera_synced[there] = _rounded(synced[there])
     # Row vectors times R are R^T applied to each: global axes to vehicle axes.
     turned = (motion @ pose[:3, :3]).astype(np.float32)
-    return Boxes(
+    made = Boxes(
         boxes=_rounded(boxes),
         types=np.array(types, np.uint8),
         ids=tuple(ids),
@@ -102,6 +105,10 @@ def make_boxes(
         acceleration=turned[:, 1],
         camera_synced=camera_synced,
     )
+    fault = unusable_label(made)
+    if fault is not None:
+        raise MalformedFrameError(fault)
+    return made
 
 
 def _rounded(boxes: Float64Array) -> Float32Array:

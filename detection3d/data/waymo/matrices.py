@@ -14,8 +14,9 @@ from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Float32Array
 
-# Waymo's largest matrix takes 4 MB. The bound keeps damaged or hostile bytes from filling the memory.
-_LARGEST_BYTES = 1 << 28
+# Waymo's largest matrix takes 4 MB. The bound keeps damaged or hostile bytes from filling the memory: a frame has room
+# for a dozen matrices, and one in an unusual order of its fields takes many times its size while it is read.
+_LARGEST_BYTES = 1 << 25
 _PACKED_DATA_TAG = 0x0A  # field 1, length-delimited
 
 
@@ -59,6 +60,10 @@ def _inflate(compressed: bytes, name: str) -> bytes:
     if not decompressor.eof:
         ending = f"goes on beyond {_LARGEST_BYTES} bytes" if decompressor.unconsumed_tail else "ends early"
         raise MalformedFrameError(f"{name} ({len(compressed)} bytes) doesn't inflate: the stream {ending}")
+    if decompressor.unused_data:
+        raise MalformedFrameError(
+            f"{name} ({len(compressed)} bytes) goes on after its zlib stream, by {len(decompressor.unused_data)} bytes"
+        )
     return inflated
 
 

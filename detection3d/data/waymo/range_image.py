@@ -29,10 +29,10 @@ def row_inclinations(calibration: LidarCalibration, height: int) -> Float64Array
     """Return the inclination of each row, float64 [height], from the top row down.
 
     Raises:
-        MalformedFrameError: there are inclinations, but not one for each row, or none and no range.
+        MalformedFrameError: there are inclinations, but not one finite number for each row, or none and no range.
     """
     if len(calibration.inclinations) == 0:
-        if not calibration.inclination_min < calibration.inclination_max:
+        if not -math.inf < calibration.inclination_min < calibration.inclination_max < math.inf:
             raise MalformedFrameError(
                 "the calibration has no beam inclinations, and its range is "
                 f"{calibration.inclination_min} to {calibration.inclination_max} rad"
@@ -43,6 +43,8 @@ def row_inclinations(calibration: LidarCalibration, height: int) -> Float64Array
         raise MalformedFrameError(
             f"the calibration has {len(calibration.inclinations)} beam inclinations, the range image {height} rows"
         )
+    if not np.isfinite(calibration.inclinations).all():
+        raise MalformedFrameError("the calibration has a beam inclination that isn't finite")
     return calibration.inclinations[::-1].copy()
 
 

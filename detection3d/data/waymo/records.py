@@ -6,6 +6,11 @@ A file is a plain sequence of records, each
 
 in little-endian order, where masked = rotate_right(crc, 15) + 0xa282ead8 (mod 2^32). Source: the format's description
 in tensorflow/core/lib/io/record_writer.h.
+
+The checksums cover every byte, so damage within a record can't pass. The file has no count of its records, though, and
+a record doesn't know its number: a file that was cut exactly between two records, or lost whole ones, is a sound file
+of fewer, which no reader can notice. Its size, or the number of frames that a preparation prints for each segment,
+tells. A record that occurs twice is noticed by its timestamp, see `detection3d.data.waymo.frames`.
 """
 
 import os

@@ -104,20 +104,25 @@ def test_frames_without_lidar_without_objects_and_with_absent_lidars(make_frame:
     bare = make_frame(lidars=(2, 3))
     bare.lasers[1].ClearField("ri_return2")
     bare.lasers.add(name=1)  # named, but without any image
-    frames = list(read_segment(write(tmp_path / "a", [empty, bare])))
+    frames = [frame for file in (empty, bare) for frame in read_segment(write(tmp_path / "a", [file]), labelled=True)]
     assert frames[0].points.shape == (0, 5)
     assert frames[0].lidar.shape == frames[0].return_number.shape == frames[0].in_no_label_zone.shape == (0,)
-    # Another frame of the segment has labels, so this one has none because there is nothing.
     assert frames[0].labels is not None
     assert len(frames[0].labels) == 0
     assert set(zip(frames[1].return_number.tolist(), frames[1].lidar.tolist(), strict=True)) == {(1, 2), (1, 3), (2, 2)}
 
 
 def test_a_segment_without_any_label_is_unlabelled(make_frame: MakeFrame, tmp_path: Path) -> None:
-    path = write(tmp_path / "test", [make_frame(labels=0)] * 2)
+    frames = [make_frame(labels=0), make_frame(labels=0), make_frame(labels=1)]
+    for number, frame in enumerate(frames):
+        frame.timestamp_micros += number
+    path = write(tmp_path / "test", frames[:2])
     assert [frame.labels for frame in read_segment(path)] == [None, None]
     assert [len(frame.labels or ()) for frame in read_segment(path, labelled=True)] == [0, 0]
     assert all(frame.labels is not None for frame in read_segment(path, labelled=True))
+    # Another frame of the segment has labels, so these have none because there is nothing.
+    assert [len(frame.labels or ()) for frame in read_segment(write(tmp_path / "other", frames))] == [0, 0, 1]
+    assert all(frame.labels is not None for frame in read_segment(tmp_path / "other"))
 
 
 BROKEN: dict[str, Callable[[waymo_pb2.Frame], object]] = {
