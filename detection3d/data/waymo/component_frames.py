@@ -33,7 +33,7 @@ from detection3d.data.waymo.components import (
     as_numbers,
 )
 from detection3d.data.waymo.pose import rigid_pose
-from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, make_calibration
 from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
 from detection3d.errors import DataError
 from detection3d.types.scene import Boxes, Float32Array, Float64Array, Frame, Lidar, LidarCalibration, empty_boxes
@@ -245,7 +245,7 @@ class _Segment:
             with file.naming(number):
                 extrinsic = rigid_pose(as_numbers(row[_EXTRINSIC]), f"{lidar.name}: the calibration's extrinsic")
                 values, low, high = (as_numbers(row[name]) for name in names)
-            calibrations[lidar] = LidarCalibration(extrinsic, values, _number(low), _number(high))
+            calibrations[lidar] = make_calibration(extrinsic, values, _number(low), _number(high))
         return calibrations
 
     def _read_poses(self, file: ComponentFile) -> dict[int, Float64Array]:

@@ -21,7 +21,7 @@ from detection3d.data.waymo.labels import decode_labels
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.data.waymo.matrices import decode_matrix
 from detection3d.data.waymo.pose import rigid_pose
-from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS
+from detection3d.data.waymo.range_image import POSE_CHANNELS, RANGE_CHANNELS, make_calibration
 from detection3d.data.waymo.records import index_records, read_record
 from detection3d.data.waymo.scan import RETURNS, ScanPart, join_parts, scan_name, scan_part
 from detection3d.errors import DataError
@@ -236,11 +236,11 @@ def _calibrations(messages: Sequence[waymo_pb2.LaserCalibration]) -> dict[int, L
 
 def _calibration(message: waymo_pb2.LaserCalibration) -> LidarCalibration:
     name = Lidar(message.name).name
-    return LidarCalibration(
-        extrinsic=rigid_pose(message.extrinsic.transform, f"{name}: the calibration's extrinsic"),
-        inclinations=np.array(message.beam_inclinations, np.float64),
-        inclination_min=message.beam_inclination_min if message.HasField("beam_inclination_min") else math.nan,
-        inclination_max=message.beam_inclination_max if message.HasField("beam_inclination_max") else math.nan,
+    return make_calibration(
+        rigid_pose(message.extrinsic.transform, f"{name}: the calibration's extrinsic"),
+        np.array(message.beam_inclinations, np.float64),
+        message.beam_inclination_min if message.HasField("beam_inclination_min") else math.nan,
+        message.beam_inclination_max if message.HasField("beam_inclination_max") else math.nan,
     )
 
 

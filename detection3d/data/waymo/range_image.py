@@ -25,6 +25,13 @@ def column_azimuths(width: int, extrinsic: Float64Array) -> Float64Array:
     return (1.0 - 2.0 * (np.arange(width, dtype=np.float64) + 0.5) / width) * math.pi - yaw
 
 
+def make_calibration(extrinsic: Float64Array, inclinations: Float64Array, low: float, high: float) -> LidarCalibration:
+    """Return a lidar's geometry, without the limits that mean nothing beside inclinations; v1 and v2 may differ there."""
+    if len(inclinations):
+        low = high = math.nan
+    return LidarCalibration(extrinsic, inclinations, low, high)
+
+
 def row_inclinations(calibration: LidarCalibration, height: int) -> Float64Array:
     """Return the inclination of each row, float64 [height], from the top row down.
 
