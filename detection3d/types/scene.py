@@ -45,7 +45,7 @@ class LidarCalibration:
     Attributes:
         extrinsic: float64 [4, 4], lidar frame to vehicle frame.
         inclinations: float64 [H], radians, ascending (the last row of the image first); empty: uniform.
-        inclination_min: radians, lower edge of the last row, for uniform inclinations; NaN otherwise, and where missing.
+        inclination_min: radians, lower edge of the last row, for uniform inclinations; NaN otherwise or if missing.
         inclination_max: radians, upper edge of the first row.
     """
 

@@ -26,7 +26,14 @@ def column_azimuths(width: int, extrinsic: Float64Array) -> Float64Array:
 
 
 def make_calibration(extrinsic: Float64Array, inclinations: Float64Array, low: float, high: float) -> LidarCalibration:
-    """Return a lidar's geometry, without the limits that mean nothing beside inclinations; v1 and v2 may differ there."""
+    """Return a lidar's geometry, without the limits that mean nothing beside inclinations: v1 and v2 may differ there.
+
+    Args:
+        extrinsic: as in `LidarCalibration`, and so the others.
+        inclinations: likewise.
+        low: likewise, the minimum.
+        high: likewise, the maximum.
+    """
     if len(inclinations):
         low = high = math.nan
     return LidarCalibration(extrinsic, inclinations, low, high)
