@@ -14,6 +14,9 @@ from detection3d.config import AugmentationConfig
 from detection3d.data.augment import augment
 from detection3d.data.collate import collate
 from detection3d.data.loader import build_loader
+from detection3d.data.object_candidates import ObjectSampler
+from detection3d.data.object_database import ObjectDatabase
+from detection3d.data.object_paste import paste_objects
 from detection3d.data.preparation import Source, prepare
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
@@ -25,6 +28,9 @@ USUAL_AUGMENTATION = AugmentationConfig(
     flip_x=0.5, flip_y=0.5, rotation=0.785, scale=0.05, translation=0.2, point_dropout=0.05
 )
 """What the Waymo recipes use, and some drop-out."""
+
+USUAL_CLASSES, USUAL_TOTALS = ((1,), (2,), (4,)), (15, 10, 10)
+"""Vehicles, pedestrians and cyclists: the types, and what samples are filled up to."""
 
 
 Turn = Callable[[int], float | None]
@@ -98,7 +104,15 @@ def read_rate(store: Store, *, reads: int) -> float:
     return reads / (time.perf_counter() - start)
 
 
-def loading_rate(store: Store, device: torch.device, *, batch_size: int, steps: int, workers: int) -> float:
+def loading_rate(
+    store: Store,
+    device: torch.device,
+    *,
+    batch_size: int,
+    steps: int,
+    workers: int,
+    database: ObjectDatabase | None = None,
+) -> float:
     """Return the frames a second that arrive on the device as floats, augmented: all that comes before the detector.
 
     Args:
@@ -107,14 +121,22 @@ def loading_rate(store: Store, device: torch.device, *, batch_size: int, steps: 
         batch_size: samples of a step.
         steps: that count; some more come first.
         workers: processes that read.
+        database: of objects, with which samples are filled up as the Waymo recipes do; None adds none.
     """
     warm_up = max(2 * workers, 5)
-    loader = build_loader(store, global_batch_size=batch_size, seed=0, total_steps=warm_up + steps, workers=workers)
+    sampler = None
+    if database is not None:
+        sampler = ObjectSampler(database, USUAL_CLASSES, USUAL_TOTALS, 0, (warm_up + steps) * batch_size)
+    loader = build_loader(
+        store, global_batch_size=batch_size, seed=0, total_steps=warm_up + steps, workers=workers, objects=sampler
+    )
     start = 0.0
     for step, host_batch in enumerate(loader):
         batch = to_device(host_batch, device)
-        points = unpack(batch.points)
-        augment(points, batch.labels, config=USUAL_AUGMENTATION, seed=0, sample_index=batch.sample_index)
+        points, labels = unpack(batch.points), batch.labels
+        if batch.objects is not None:
+            points, labels = paste_objects(points, labels, unpack(batch.objects.points), batch.objects.labels)
+        augment(points, labels, config=USUAL_AUGMENTATION, seed=0, sample_index=batch.sample_index)
         if step == warm_up - 1:
             wait_for(device)
             start = time.perf_counter()

@@ -28,6 +28,7 @@ def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "Waymo's own code, too, in turns with ours",
     )
     parser.add_argument("--data", type=Path, metavar="STORE", help="a prepared store to read and to load")
+    parser.add_argument("--objects", type=Path, metavar="DIR", help="an object database, to time its sampling, too")
     parser.add_argument("--frames", type=positive, default=20, help="to decode in a turn (default: 20)")
     parser.add_argument("--rounds", type=positive, default=5, help="turns of decoding (default: 5)")
     parser.add_argument("--reads", type=positive, default=1000, help="of the store (default: 1000)")
@@ -51,6 +52,7 @@ def run_data(options: argparse.Namespace) -> int:
     from detection3d.benchmark import data
     from detection3d.cli.device import choose_device
     from detection3d.cli.prepare_waymo import find_sources
+    from detection3d.data.object_database import ObjectDatabase
     from detection3d.data.preparation_pool import available_cores
     from detection3d.data.store import Store
     from detection3d.files import replace_file
@@ -70,9 +72,11 @@ def run_data(options: argparse.Namespace) -> int:
         torch.set_num_threads(1)
         rates["random read, one core"] = data.read_rate(store, reads=options.reads)
         torch.set_num_threads(available_cores())
-        rates["load and augment"] = data.loading_rate(
-            store, device, batch_size=options.batch_size, steps=options.steps, workers=workers
-        )
+        settings = {"batch_size": options.batch_size, "steps": options.steps, "workers": workers}
+        rates["load and augment"] = data.loading_rate(store, device, **settings)
+        if options.objects is not None:
+            database = ObjectDatabase.open(options.objects)
+            rates["the same, with objects"] = data.loading_rate(store, device, **settings, database=database)
     for stage, rate in rates.items():
         print(f"{stage:30}{rate:10.2f} frames/s")
     for version, ratio in decoding.against_official.items():

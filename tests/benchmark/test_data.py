@@ -9,6 +9,8 @@ import pytest
 from detection3d.benchmark import data
 from detection3d.cli.benchmark import main
 from detection3d.cli.prepare_waymo import find_sources
+from detection3d.data.object_database import build_database
+from detection3d.data.store import Store
 from detection3d.errors import UserError
 from tests.data.waymo.conftest import build_frame
 from tests.data.waymo.test_components import components, messages, write
@@ -21,13 +23,15 @@ def test_all_stages(tmp_path: Path, capsys) -> None:
     v1, v2 = write_records(tmp_path / "a.tfrecord", frames), write(tmp_path / "v2", components(frames))
     store = write_small_store(tmp_path / "store")
     small = ["--rounds", "2", "--frames", "3", "--reads", "20", "--steps", "2", "--batch-size", "2", "--workers", "1"]
+    build_database(Store.open(store), tmp_path / "objects", min_points=1)
     command = ["data", "--device", "cpu", "--v1", str(v1), "--v2", str(v2), "--data", str(store), *small]
+    command += ["--objects", str(tmp_path / "objects")]
     assert main([*command, "--output", str(tmp_path / "rates.json")]) == 0
     told = capsys.readouterr().out
     assert "5 frames of 400 points" in told
     rates = json.loads((tmp_path / "rates.json").read_text())["frames_per_second"]
     stages = ["decode v1, one core", "decode v2, one core", "prepare v1, one segment", "prepare v2, one segment"]
-    assert list(rates) == [*stages, "random read, one core", "load and augment"]
+    assert list(rates) == [*stages, "random read, one core", "load and augment", "the same, with objects"]
     assert all(rate > 0 for rate in rates.values())
     assert all(f"{rate:.2f} frames/s" in told for rate in rates.values())
 
