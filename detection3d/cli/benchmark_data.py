@@ -34,7 +34,7 @@ def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--reads", type=positive, default=1000, help="of the store (default: 1000)")
     parser.add_argument("--steps", type=positive, default=100, help="of the loader (default: 100)")
     parser.add_argument("--batch-size", type=positive, default=8, help="of the loader (default: 8)")
-    parser.add_argument("--workers", type=positive, help="of preparation and loader (default: one for each core)")
+    parser.add_argument("--workers", type=positive, help="of the loader (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
     parser.set_defaults(run=run_data)

@@ -39,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detection3d.data.data_checks import check_data
     from detection3d.data.statistics import collect_statistics
 
-    config = load_config(options.augmented or options.config)
-    if options.seed is not None:
-        config = config.model_copy(update={"seed": options.seed})
+    overrides = [] if options.seed is None else [f"seed={options.seed}"]
+    config = load_config(options.augmented or options.config, overrides)
     data = recognise(options.data)
     if options.augmented is not None and not isinstance(data, PreparedData):
         raise UserError(f"{options.data}: it is {data.kind}; --augmented takes a prepared store, as training does")
@@ -85,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--augmented",
         metavar="CONFIG",
-        help="show a store's frames as training with this config sees them in its first epoch",
+        help="show samples as training with this config sees them in its first epoch: sampled, merged, augmented",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="of the augmentation (default: the config's)")
     return parser
@@ -115,13 +114,13 @@ def _frames(data: "RawData | PreparedData", options: argparse.Namespace, config:
     if isinstance(data, RawData):
         yield from data.frames(options.frames, options.segment)
         return
-    for number in data.numbers(options.frames, options.segment):
-        if options.augmented is None:
+    if options.augmented is None:
+        for number in data.numbers(options.frames, options.segment):
             yield data.store.frame(number)
-        else:
-            from detection3d.data.augmented import augmented_frame  # torch, which nothing else here needs
+    else:
+        from detection3d.training.augmented import augmented_frames  # torch, which nothing else here needs
 
-            yield augmented_frame(data.store, number, config)
+        yield from augmented_frames(data.store, config, options.frames, options.segment)
 
 
 def _draw(frame: "Frame", summary: "FrameSummary", options: argparse.Namespace) -> None:

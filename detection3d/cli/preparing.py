@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detection3d.cli.checking import check_and_report
+from detection3d.errors import UserError
 
 if TYPE_CHECKING:
     from detection3d.data.preparation import Outcome, Progress, Source
@@ -66,6 +67,11 @@ def prepare_and_report(
 
     settings = StoreSettings(returns=returns, every=options.every, reach=options.range)
     if options.check:
+        ignored = [name for name in ("ray", "verify") if getattr(options, name)]
+        if ignored:
+            raise UserError(
+                f"--{ignored[0]} can't be used with --check, which reads in local processes and writes nothing"
+            )
         return check_and_report(sources, settings, options.workers)
     with _Display(sys.stdout.isatty(), options.output, settings) as display:
         outcome = prepare(

@@ -55,7 +55,7 @@ class ObjectSamplingConfig(Section):
     """Objects of other frames, put into a training sample where they find room."""
 
     database: Path  # made by tools/make_object_database.py
-    totals: dict[str, PositiveInt]  # by class: a sample is filled up to so many objects
+    totals: Annotated[dict[str, PositiveInt], Field(min_length=1)]  # by class: a sample is filled up to so many objects
     off_for_last_steps: NonNegativeInt = 0  # of the training
 
 
@@ -215,6 +215,18 @@ class Config(Section):
             raise ValueError("classes: an object type belongs to one class only")
         if ObjectType.UNKNOWN in types:
             raise ValueError("classes: UNKNOWN marks padding and can't be a class")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_augmented(self) -> "Config":
+        last = {"augmentation": self.augmentation.off_for_last_steps}
+        if self.augmentation.objects is not None:
+            last["augmentation.objects"] = self.augmentation.objects.off_for_last_steps
+        for name, steps in last.items():
+            if steps > self.training.steps:
+                raise ValueError(
+                    f"{name}.off_for_last_steps is {steps}, more than the {self.training.steps} training.steps"
+                )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ What is drawn for a sample is a function of (seed, its running index) and of its
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from detection3d.config import Config
 from detection3d.data.counter_hash import uniform
 from detection3d.data.object_database import ObjectDatabase
 from detection3d.errors import UserError
-from detection3d.types.scene import Boxes
+from detection3d.types.scene import Boxes, ObjectType
 from detection3d.types.tensors import BoxLabels, ObjectCandidates, PackedPoints
 
 _OBJECTS = 0x4F424A00  # streams of `uniform`, two for each class; arbitrary, but a change changes every run
@@ -49,6 +50,11 @@ class ObjectSampler:
         if wanted is None:
             return None
         database = ObjectDatabase.open(wanted.database)
+        validation = config.data.validation
+        cut_from = Path(database.record.store).resolve()
+        if validation is not None and config.data.train != validation and cut_from == validation.resolve():
+            reason = f"its objects were cut from the validation data, {validation}; make one of the training data"
+            raise UserError(f"{wanted.database}: {reason}")
         without = max(wanted.off_for_last_steps, config.augmentation.off_for_last_steps)
         sampler = cls(
             database,
@@ -69,6 +75,16 @@ class ObjectSampler:
     def numbers(self) -> "tuple[_Numbers, ...]":
         """The numbers in the database of each class's objects."""
         return tuple(_Numbers(self.database.ranges(types)) for types in self.classes)
+
+    def describe(self) -> str:
+        """Say what samples are filled up to, from how many."""
+        filled = zip(self.classes, self.totals, self.numbers, strict=True)
+        names = ("/".join(ObjectType(kind).name for kind in types) for types in self.classes)
+        return ", ".join(
+            f"up to {total} {name} of {len(numbers):,}"
+            for name, (_, total, numbers) in zip(names, filled, strict=True)
+            if total
+        )
 
     def candidates(self, labels: Sequence[Boxes | None], sample_index: Sequence[int]) -> ObjectCandidates | None:
         """Draw and read objects for each sample.

@@ -32,6 +32,7 @@ from detection3d.types.scene import Float32Array, ObjectType
 
 OBJECTS = "objects.arrow"
 RECORD = "database.json"
+_WAY_OUT = "delete the folder and make it again with tools/make_object_database.py"
 
 SCHEMA = pa.schema(
     [
@@ -79,9 +80,8 @@ class ObjectDatabase:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        way_out = "delete the folder and make it again with tools/make_object_database.py"
         try:
-            self.record = layout.read_record(root / RECORD, DatabaseRecord)
+            self.record = layout.read_record(root / RECORD, DatabaseRecord, _WAY_OUT)
         except OSError as error:
             raise DataError(
                 root, f"no {RECORD} in it, so it is no object database; make one with tools/make_object_database.py"
@@ -90,9 +90,9 @@ class ObjectDatabase:
             size = (root / name).stat().st_size if (root / name).is_file() else None
             if size != expected.size:
                 found = "it is missing" if size is None else f"{size} bytes, {RECORD} says {expected.size}"
-                raise DataError(root / name, f"{found}; {way_out}")
-        table = read_table(root / OBJECTS, SCHEMA, self.record.files.get(OBJECTS))
-        self._points = map_file(root / layout.POINTS)
+                raise DataError(root / name, f"{found}; {_WAY_OUT}")
+        table = read_table(root / OBJECTS, SCHEMA, self.record.files.get(OBJECTS), _WAY_OUT)
+        self._points = map_file(root / layout.POINTS, _WAY_OUT)
         self._types = column_values(table, "type")
         self._boxes = column_values(table, "box").reshape(-1, 7)
         self._velocity = column_values(table, "velocity").reshape(-1, 3)
@@ -100,7 +100,7 @@ class ObjectDatabase:
         self._counts = column_values(table, "points_count")
         ends = self._offsets + self._counts.astype(np.int64) * BYTES_PER_POINT
         if len(ends) and (self._offsets.min() < 0 or ends.max() > self._points.size):
-            raise DataError(root / OBJECTS, f"it points outside {layout.POINTS}; {way_out}")
+            raise DataError(root / OBJECTS, f"it points outside {layout.POINTS}; {_WAY_OUT}")
 
     @classmethod
     def open(cls, root: Path | str) -> "ObjectDatabase":
@@ -164,6 +164,9 @@ def build_database(
     if root.exists():
         raise UserError(f"{root}: exists already; remove it, or choose another --output")
     root.parent.mkdir(parents=True, exist_ok=True)
+    for left in root.parent.glob(f".{root.name}.[0-9]*"):  # by a process that was killed
+        if not Path(f"/proc/{left.suffix[1:]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
     temporary = root.with_name(f".{root.name}.{os.getpid()}")
     temporary.mkdir()
     try:
@@ -210,6 +213,8 @@ def _write(
             report(frames, objects)
         file.flush()
         os.fsync(file.fileno())
+    if all(store.labels(frame) is None for frame in store.every(every).tolist()):
+        raise UserError(f"{store.root}: no frame has labels, so there are no objects to cut out")
     if not objects:
         raise UserError(f"{store.root}: no labelled object has {min_points} points or more, so there is none to sample")
     columns = {name: np.concatenate([columns[name] for columns in cuts]) for name in SCHEMA.names}

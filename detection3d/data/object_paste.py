@@ -17,7 +17,7 @@ from detection3d.types.tensors import BoxLabels, Points
 
 
 def paste_objects(
-    points: Points, labels: BoxLabels, objects: Points, object_labels: BoxLabels
+    points: Points, labels: BoxLabels, objects: Points, object_labels: BoxLabels, min_points: int = 1
 ) -> tuple[Points, BoxLabels]:
     """Add the candidates that find room to their samples.
 
@@ -28,10 +28,14 @@ def paste_objects(
         labels: [B, M], all their labelled objects.
         objects: points of the candidates; `batch_index` is the candidate's number, b * K + k.
         object_labels: [B, K], the candidates; of two that overlap, the earlier stays.
+        min_points: candidates with fewer points are left out: points of a return that isn't wanted, say, are missing.
 
     Returns:
         New points, ascending by sample, and labels [B, M + K]; candidates without room have become padding.
     """
+    counts = torch.bincount(objects.batch_index, minlength=object_labels.types.numel()).view_as(object_labels.types)
+    types = torch.where(counts >= max(min_points, 1), object_labels.types, 0)
+    object_labels = replace(object_labels, types=types, num_points=counts)
     kept = find_room(labels, object_labels)
     candidates = kept.shape[1]
     boxes = torch.where(kept[..., None], object_labels.boxes, 0.0)  # a box without size holds no point

@@ -96,7 +96,12 @@ def read_recording(recording: Recording, every: int = 1) -> Iterator[Frame]:
 def _guarded(recording: Recording, every: int) -> Iterator[Frame]:
     """Turn the mistakes of somebody's reader into errors that name the line."""
     try:
-        yield from recording.frames(every)
+        frames = recording.frames(every)
+        if not isinstance(frames, Iterable):
+            raise DataError(
+                recording.name, f"frames({every}) returned {type(frames).__name__}; return an iterator of frames"
+            )
+        yield from frames
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -105,6 +110,8 @@ def _guarded(recording: Recording, every: int) -> Iterator[Frame]:
 
 def describe_failure(error: Exception) -> str:
     """Say what was raised, and the last line that is not an installed library's."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError at {error.filename}:{error.lineno}: {error.msg}"
     places = [place for place in traceback.extract_tb(error.__traceback__) if "site-packages" not in place.filename]
     where = f" at {places[-1].filename}:{places[-1].lineno}" if places else ""
     return f"{type(error).__name__}{where}: {one_line(error)}"

@@ -44,8 +44,14 @@ def find_sources(listing: Listing) -> list[Source]:
 
 
 def _source(listing: Listing, name: str, recording: Recording) -> Source:
-    # Absolute, as one folder must be above them all.
-    files = [Path(file).absolute() for file in recording.files]
+    try:
+        listed = recording.files
+        if isinstance(listed, str | bytes):
+            raise TypeError(f"it is the text {listed!r}, not a list of paths")
+        # Absolute, as one folder must be above them all.
+        files = [Path(file).absolute() for file in listed]
+    except Exception as error:
+        raise UserError(f"recording {name!r}: its files can't be used: {describe_failure(error)}") from error
     if not files:
         raise UserError(f"recording {name!r} names no files; list what it is read from, so that changes are noticed")
     read = functools.partial(_read, listing=listing, name=name)
@@ -82,7 +88,7 @@ def _recordings(listing: Listing) -> dict[str, Recording]:
         raise UserError(f"{listing.reference} found no recordings in {listing.folder}; give the data set's folder")
     named: dict[str, Recording] = {}
     for recording in recordings:
-        missing = [part for part in ("name", "files", "frames") if not hasattr(recording, part)]
+        missing = [part for part in ("name", "files", "frames") if not _has(recording, part)]
         if missing:
             kind = type(recording).__name__
             advice = "return detection3d.data.recording.ScanRecording, or the like"
@@ -94,6 +100,13 @@ def _recordings(listing: Listing) -> dict[str, Recording]:
             raise UserError(f"{listing.reference} returned two recordings named {recording.name!r}; names are unique")
         named[recording.name] = recording
     return named
+
+
+def _has(recording: object, part: str) -> bool:
+    try:
+        return hasattr(recording, part)
+    except Exception as error:
+        raise UserError(f"{type(recording).__name__}.{part} failed: {describe_failure(error)}") from error
 
 
 def _function(reference: str) -> Callable[[Path], object]:
@@ -109,12 +122,13 @@ def _function(reference: str) -> Callable[[Path], object]:
 
 
 def _load(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Under a name of its own: a file named types.py or random.py mustn't take that module's place.
+    spec = importlib.util.spec_from_file_location(f"_own_data_{file.stem}", file)
     if spec is None or spec.loader is None or not file.is_file():
         raise UserError(f"{file}: there is no such file; give the one with your function")
     _search(file.parent)  # for what lies beside it, as if it were run
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Which frames an epoch of training holds, and in what order: functions of (seed, epoch, position) alone."""
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ class FrameOrder:
             self._of_class.append(self._frames[found])
         share, more = divmod(len(self._frames), max(len(sampling.classes), 1))
         shares = [share + (number < more) for number in range(len(sampling.classes))]
-        self._starts = np.cumsum([0, *shares])
+        self._starts = tuple(itertools.accumulate([0, *shares]))
 
     def __len__(self) -> int:
         """Number of samples in an epoch."""
@@ -84,14 +85,24 @@ class FrameOrder:
         epoch, position = divmod(sample, len(self))
         if not self._shuffle:
             return int(self._frames[position])
-        place = int(_permutation(self._seed, epoch, len(self))[position])
         if not self._of_class:
-            return int(self._frames[place])
-        number = int(np.searchsorted(self._starts, place, side="right")) - 1
-        start, end = self._starts[number : number + 2]
+            return int(self._frames[_permutation(self._seed, epoch, len(self))[position]])
+        number, turn = (int(values[position]) for values in _turns(self._seed, epoch, self._starts))
         frames = self._of_class[number]
-        cycle, place = divmod(int(epoch * (end - start) + place - start), len(frames))
+        share = self._starts[number + 1] - self._starts[number]
+        cycle, place = divmod(epoch * share + turn, len(frames))
         return int(frames[_permutation(self._seed, (number + 1 << _STREAM_BITS) + cycle, len(frames))[place]])
+
+
+@functools.lru_cache(maxsize=2)
+def _turns(seed: int, epoch: int, starts: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return for each position of an epoch its class, and how many positions of that class come before it."""
+    classes = np.searchsorted(starts, _permutation(seed, epoch, starts[-1]), side="right") - 1
+    turns = np.empty_like(classes)
+    for number in range(len(starts) - 1):
+        mine = classes == number
+        turns[mine] = np.arange(mine.sum())
+    return classes, turns
 
 
 @functools.lru_cache(maxsize=32)  # a batch spans two epochs at most, and so many cycles of each class

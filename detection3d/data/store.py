@@ -178,13 +178,12 @@ class Store:
     def _require_motion(self, sweeps: int) -> None:
         if self._frames.max() == 1:
             raise UserError(f"data.sweeps is {sweeps}, but every segment of {self.root} is a single frame; set 1")
-        number = int(self._frames.argmax())
-        poses = [self._map(number).pose(frame) for frame in range(self._frames[number])]
-        if all(np.array_equal(pose, np.eye(4)) for pose in poses):
-            raise UserError(
-                f"data.sweeps is {sweeps}, but the frames of {self.root} have no poses by which to merge them (those of"
-                f" {self._names[number]} are all the identity); set 1, or prepare data with poses"
-            )
+        for number in np.flatnonzero(self._frames > 1).tolist():
+            if self._map(number).has_no_poses():
+                raise UserError(
+                    f"data.sweeps is {sweeps}, but the frames of {self._names[number]} in {self.root} have no poses by"
+                    " which to merge them (all are the identity); set 1, or leave the segment out of the store"
+                )
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

@@ -37,8 +37,12 @@ def write_table(path: Path, table: pa.Table) -> layout.FileRecord:
     return layout.FileRecord(size=len(content), crc32c=google_crc32c.value(content))
 
 
-def map_file(path: Path) -> pa.Buffer:
+def map_file(path: Path, advice: str | None = None) -> pa.Buffer:
     """Map a file read-only.
+
+    Args:
+        path: the file.
+        advice: what to do where it can't be used; None: what helps with a segment.
 
     Raises:
         DataError: it can't be.
@@ -48,25 +52,29 @@ def map_file(path: Path) -> pa.Buffer:
         with pa.memory_map(str(path)) as file:
             return file.read_buffer()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"can't be mapped ({error}); delete {path.parent} and {layout.AGAIN}") from error
+        raise DataError(path, f"can't be mapped ({error}); {advice or _again(path)}") from error
 
 
-def read_table(path: Path, schema: pa.Schema, expected: layout.FileRecord | None) -> pa.RecordBatch:
+def read_table(
+    path: Path, schema: pa.Schema, expected: layout.FileRecord | None, advice: str | None = None
+) -> pa.RecordBatch:
     """Map the one record batch of an Arrow IPC file.
 
     Args:
         path: the file.
         schema: that it must have.
         expected: what the record beside it says of it; None where it says nothing, which is damage.
+        advice: as for `map_file`.
 
     Raises:
         DataError: the file is damaged, or a table of another schema.
     """
-    content = map_file(path)
+    advice = advice or _again(path)
+    content = map_file(path, advice)
     # Arrow believes what a file says of itself: a flipped bit in it would end the process by a signal. The points have
     # no such numbers in them, and reading them all here would cost what mapping saves.
     if expected is None or google_crc32c.value(content.to_pybytes()) != expected.crc32c:
-        raise DataError(path, f"its checksum disagrees; delete {path.parent} and {layout.AGAIN}")
+        raise DataError(path, f"its checksum disagrees; {advice}")
     try:
         # Without threads, so that a process that forks later has none of Arrow's.
         options = pa.ipc.IpcReadOptions(use_threads=False)
@@ -75,10 +83,14 @@ def read_table(path: Path, schema: pa.Schema, expected: layout.FileRecord | None
         if reader.num_record_batches == 0:  # Arrow writes no batch for a segment without any box
             batch = pa.RecordBatch.from_pylist([], schema=reader.schema)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(path, f"not an Arrow file ({error}); delete {path.parent} and {layout.AGAIN}") from error
+        raise DataError(path, f"not an Arrow file ({error}); {advice}") from error
     if batch is None or batch.schema != schema:
-        raise DataError(path, f"not a table of a prepared store; delete {path.parent} and {layout.AGAIN}")
+        raise DataError(path, f"not a table of the columns that it should have; {advice}")
     return batch
+
+
+def _again(path: Path) -> str:
+    return f"delete {path.parent} and {layout.AGAIN}"
 
 
 def column_values(table: pa.RecordBatch, column: str) -> npt.NDArray:

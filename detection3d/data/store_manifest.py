@@ -33,6 +33,7 @@ BOXES = "boxes.arrow"
 POINTS_MAGIC = b"detection3d points 1\n".ljust(64, b"\0")
 """First bytes of a points file; a frame's blocks start at multiples of this length."""
 
+_ANEW = "prepare the data again into another folder"
 AGAIN = "run the preparation again with the same output; it goes on where it stopped"
 
 
@@ -171,8 +172,13 @@ class Manifest(Record):
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+def read_record(path: Path, kind: type[AnyRecord], advice: str | None = None) -> AnyRecord:
     """Read a record, such as a manifest or a segment's.
+
+    Args:
+        path: the file.
+        kind: of record.
+        advice: what to do where it is damaged; None: what helps with a store's.
 
     Raises:
         DataError: the file isn't JSON of this kind, or of another schema version.
@@ -181,11 +187,14 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     text = path.read_bytes()
     # Without its record a segment can't be told from something foreign, so the whole of it has to go.
     way_out = f"the file is damaged, delete {path.parent if path.name == SEGMENT_RECORD else path} and {AGAIN}"
+    if advice is not None:
+        way_out = f"the file is damaged, {advice}"
     try:
         version = json.loads(text).get("schema_version")
         if version != 1:
             raise DataError(
-                path, f"schema_version is {version!r}, this program reads 1; prepare the data again into another folder"
+                path,
+                f"schema_version is {version!r}, this program reads 1; {advice or _ANEW}",
             )
         return kind.model_validate_json(text)
     except ValidationError as error:

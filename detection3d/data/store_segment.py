@@ -86,6 +86,10 @@ class MappedSegment:
             acceleration=self._acceleration[rows],
         )
 
+    def has_no_poses(self) -> bool:
+        """Tell whether every pose is the identity, which stands for one that isn't known."""
+        return bool((self._poses == np.eye(4)).all())
+
     def holds(self, types: Collection[int], min_points: int) -> BoolArray:
         """Tell which frames have an object of one of these types with `min_points` or more."""
         suitable = np.isin(self._types, list(types)) & (self._num_points >= min_points)

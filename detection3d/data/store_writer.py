@@ -20,6 +20,7 @@ from detection3d.data.store_files import point_blocks, write_table
 from detection3d.data.store_tables import box_table, frame_table
 from detection3d.errors import DataError, UserError
 from detection3d.files import flush_folder
+from detection3d.geometry.host.poses import is_rigid
 from detection3d.types.scene import Frame
 
 
@@ -67,7 +68,6 @@ class SegmentWriter:
 
         self._frames: list[Frame] = []  # without their points
         self._places: list[tuple[int, int]] = []  # byte offset and number of points
-        self._timestamps: set[int] = set()
         self._checksums: list[int] = []
         self._losses = PackingLosses()
         self._size = 0
@@ -118,8 +118,8 @@ class SegmentWriter:
                 labels may be None.
 
         Raises:
-            DataError: the frame belongs to another segment, repeats a timestamp, or holds unusable values. The record
-                is the frame's number in the segment.
+            DataError: the frame belongs to another segment, is not later than the one before, or holds unusable values.
+                The record is the frame's number in the segment.
             OSError: it can't be written.
         """
         record = len(self._frames) * self._settings.every
@@ -133,17 +133,19 @@ class SegmentWriter:
         self._places.append((self._size, len(packed)))
         self._append(blocks)
         self._append(b"\0" * (-self._size % len(layout.POINTS_MAGIC)))
-        self._timestamps.add(frame.timestamp_micros)
         self._frames.append(_without_points(frame))
         self._losses += losses
 
     def _check(self, frame: Frame) -> None:
         if frame.context_name != self._context_name:
             raise UserError(f"it belongs to segment {frame.context_name!r}, the ones before to {self._context_name!r}")
-        if frame.timestamp_micros in self._timestamps:
-            raise UserError(f"timestamp {frame.timestamp_micros} occurs twice; the file is damaged")
-        if frame.pose.shape != (4, 4) or not np.isfinite(frame.pose).all():
-            raise UserError("the pose is not a finite 4 x 4 matrix; the file is damaged")
+        latest = self._frames[-1].timestamp_micros if self._frames else None
+        if frame.timestamp_micros == latest:
+            raise UserError(f"timestamp {latest} occurs twice; the file is damaged")
+        if latest is not None and frame.timestamp_micros < latest:
+            raise UserError(f"timestamp {frame.timestamp_micros} comes after {latest}; frames must be in order of time")
+        if frame.pose.shape != (4, 4) or not np.isfinite(frame.pose).all() or not is_rigid(frame.pose):
+            raise UserError(f"the pose isn't a rotation and a translation, [4, 4]: {frame.pose.tolist()}")
         fault = None if frame.labels is None else unusable_label(frame.labels)
         if fault is not None:
             raise UserError(fault)

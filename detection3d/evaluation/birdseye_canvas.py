@@ -138,7 +138,7 @@ def write_beside(axes: Axes, box: Float32Array, text: str, colour: str, reach: f
 
 
 def _draw_rings(axes: Axes, reach: float) -> None:
-    step = next(step for step in (10, 20, 50, 100) if reach / step <= 5.5)
+    step = next((step for step in (10, 20, 50, 100, 200, 500) if reach / step <= 5.5), 1000)
     angle = np.linspace(0, 2 * np.pi, 181)
     for radius in range(step, int(reach * 1.42), step):
         axes.plot(radius * np.sin(angle), radius * np.cos(angle), color="#dfe3e8", linewidth=0.8, zorder=0)

@@ -100,7 +100,7 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
     points, labels = unpack(batch.points, returns=returns, drop_no_label_zone=without_zones), batch.labels
     if batch.objects is not None:
         objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
-        points, labels = paste_objects(points, labels, objects, batch.objects.labels)
+        points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
     if step < config.training.steps - config.augmentation.off_for_last_steps:
         points, labels = augment(
             points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
@@ -124,6 +124,7 @@ def train(config: Config, output: Path, device: torch.device) -> None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
+    objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     with open_run(output, config) as folder:
         checkpoint = last_checkpoint(folder.checkpoints)
@@ -135,6 +136,8 @@ def train(config: Config, output: Path, device: torch.device) -> None:
         add_provenance(folder, config, device, state.step)
         with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
             recorder.say(_introduction(config, store, state, checkpoint, device))
+            if objects is not None:
+                recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
             for batch, waited in _timed(training_batches(store, config, start_step=state.step), device):
                 result = _logged_step(state, batch, config, recorder, waited)
                 done = state.step == config.training.steps

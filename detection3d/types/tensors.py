@@ -78,7 +78,7 @@ class ObjectCandidates:
 
     Attributes:
         points: their points; `counts` is int64 [B * K], points of each candidate.
-        labels: [B, K]; type 0 marks padding.
+        labels: [B, K]; type 0 marks padding. `num_points` is of the database; those of a return that isn't wanted go.
     """
 
     points: PackedPoints

@@ -187,6 +187,11 @@ def test_bad_input_is_one_line(make, options, message, tmp_path: Path, capsys: p
     assert errors.count("\n") == 1
 
 
+def test_a_seed_must_be_one(store: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(main, [str(store), "--augmented", "tiny", "--seed", "-1"]) == 1
+    assert "seed: Input should be greater than or equal to 0 (found -1)" in capsys.readouterr().err
+
+
 def test_torch_is_left_alone_without_augmentation(store: Path) -> None:
     code = (
         "import sys; from detection3d.cli.inspect_data import main; "

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,12 @@ LISTINGS = {
     "return [folder]": "my.py:recordings returned a PosixPath without files, frames; return .*ScanRecording",
     "return [ScanRecording('a/b', [folder], print)]": "returned a recording named 'a/b'; it becomes a folder",
     "return [ScanRecording('a', [], print)]": "recording 'a' names no files",
+    "import types; return [types.SimpleNamespace(name='a', files=None, frames=print)]": "'a': its files can't be used",
+    "import types; return [types.SimpleNamespace(name='a', files='a.bin', frames=print)]": "it is the text 'a.bin'",
+    "return [type('R', (), {'name': 'a', 'files': property(lambda self: 1 / 0), 'frames': print})()]": "R.files failed",
+    "import types; return [types.SimpleNamespace(name='a', files=[folder], frames=lambda every: None)]": (
+        r"frames\(1\) returned NoneType; return an iterator of frames"
+    ),
     "return [ScanRecording('a', [folder], print)] * 2": "returned two recordings named 'a'; names are unique",
 }
 
@@ -159,7 +166,7 @@ def test_functions_that_cannot_be_used(tmp_path: Path, capfd, body: str) -> None
         ("my.py", "'.*my.py': give MODULE:FUNCTION or FILE.py:FUNCTION"),
         ("no.py:recordings", "no.py: there is no such file"),
         ("my.py:recording", "my.py has no function recording; it has recordings"),
-        ("bad.py:recordings", "bad.py can't be loaded: SyntaxError"),
+        ("bad.py:recordings", r"bad.py can't be loaded: SyntaxError at .*bad.py:1: "),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, capfd, reference: str, message: str) -> None:
@@ -167,6 +174,16 @@ def test_files_that_cannot_be_used(tmp_path: Path, capfd, reference: str, messag
     (tmp_path / "bad.py").write_text("def recordings(:\n")
     assert run(prepare_dataset.main, [f"{tmp_path}/{reference}", "--input", str(tmp_path), "--check"]) == 1
     assert re.search(message, capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["types", "random", "numpy", "queue"])
+def test_a_file_may_be_named_as_a_module_is(example: Path, tmp_path: Path, name: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    theirs = sys.modules.get(name)
+    write_drive(tmp_path / "data" / "monday", make_drive("monday", 2, 0))
+    own = example.rename(tmp_path / f"{name}.py")
+    assert run(prepare_dataset.main, command(own, tmp_path / "data", "--check")) == 0
+    assert sys.modules.get(name) is theirs
 
 
 def test_modules(tmp_path: Path, capfd, monkeypatch) -> None:
@@ -186,3 +203,10 @@ def test_check_or_output(tmp_path: Path, capfd) -> None:
         with pytest.raises(SystemExit):
             prepare_kitti.main(["--input", str(tmp_path), *options])
         assert "--check" in capfd.readouterr().err
+
+
+def test_check_with_what_it_would_ignore(example: Path, tmp_path: Path, capfd) -> None:
+    write_drive(tmp_path / "data" / "monday", make_drive("monday", 2, 0))
+    for option, name in ((["--ray", "local"], "--ray"), (["--verify"], "--verify")):
+        assert run(prepare_dataset.main, command(example, tmp_path / "data", "--check", *option)) == 1
+        assert f"{name} can't be used with --check" in capfd.readouterr().err

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from detection3d.cli import prepare_argoverse, prepare_kitti, prepare_waymo
-from detection3d.data.checking import Report, check
+from detection3d.data.checking import Report, check, examine
+from detection3d.data.store_manifest import StoreSettings
 from detection3d.data.synthetic import tiny_rig, write_segments
 from detection3d.geometry.host.boxes import wrap_angle
 from detection3d.geometry.host.poses import invert_pose, transform_points
@@ -357,3 +358,16 @@ def test_synthetic_lidar_is_sound(tmp_path: Path) -> None:
     write_segments(tmp_path, 2, 8, 5, tiny_rig(), interval=0.2, workers=1)
     report = check(prepare_waymo.find_sources(tmp_path))
     assert (report.frames, report.errors, report.suspicions) == (16, 0, ())
+
+
+def test_frames_are_numbered_as_in_the_recording_and_looked_at_beyond_the_first() -> None:
+    frames = make_drive("first", 8, seed=0)
+    assert frames[6].labels is not None
+    broken = frames[6].labels.boxes.copy()
+    broken[0, 0] = np.nan
+    frames[6] = replace(frames[6], labels=replace(frames[6].labels, boxes=broken))
+    (problem,) = check([as_source("first", frames)], StoreSettings(every=3)).problems
+    assert problem.frame == 6
+    many = make_drive("long", 24, seed=3)
+    fits = [examine(as_source("long", many[:count]), StoreSettings()).fit.boxes for count in (5, 10, 11, 20, 21)]
+    assert fits[0] == fits[1] < fits[2] == fits[3] < fits[4]

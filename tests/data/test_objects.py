@@ -1,6 +1,7 @@
 """Object sampling: the database, what is drawn from it, and how it gets into a sample."""
 
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_a_database_that_is_not_there_or_damaged(store, tmp_path):
         with pytest.raises(DataError, match=rf"{name}: it is missing"):
             ObjectDatabase.open(root)
         (root / name).write_bytes(content)
+    content = bytearray((root / "objects.arrow").read_bytes())
+    content[-40] ^= 1
+    (root / "objects.arrow").write_bytes(content)
+    with pytest.raises(DataError, match=r"its checksum disagrees; delete the folder and make it again with tools/make"):
+        ObjectDatabase.open(root)
+    (root / "database.json").write_text("{")
+    with pytest.raises(DataError, match=r"the file is damaged, delete the folder and make it again with tools/make"):
+        ObjectDatabase.open(root)
+    shutil.rmtree(root)
+    write_store(tmp_path / "bare", {"c": [make_frame("c", 1, boxes=None)]})
+    with pytest.raises(UserError, match="no frame has labels"):
+        build_database(Store.open(tmp_path / "bare"), root)
+    shutil.rmtree(tmp_path / "bare")
+    (tmp_path / ".objects.999999999").mkdir()  # of a process that was killed
+    build_database(store, root)
     with pytest.raises(UserError, match="no labelled object has 1000 points"):
         build_database(store, tmp_path / "none", min_points=1000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["objects"]
@@ -243,6 +259,36 @@ def test_pasted_samples_hold_scene_and_objects_and_nothing_else(store, database)
         assert points.values[points.batch_index == sample].tolist() == expected
 
 
+def test_objects_that_lose_points_count_anew_or_go(store, database):
+    """Of an object's points only those of the wanted returns are there, and they alone make it a target."""
+    batch = collate(store, [0, 1, 5], [7, 8, 9], objects=_sampler(database, totals=(30, 20, 10)))
+    assert batch.objects is not None
+    counts = set()
+    for returns, min_points in (([1], 1), ([2], 3), ([1, 2], 6)):
+        points, objects = (unpack(part, returns=returns) for part in (batch.points, batch.objects.points))
+        pasted, labels = paste_objects(points, batch.labels, objects, batch.objects.labels, min_points)
+        before = batch.labels.types.shape[1]
+        for sample, candidate in (labels.types[:, before:] > 0).nonzero().tolist():
+            inside = points_in_boxes(
+                pasted.values[pasted.batch_index == sample], labels.boxes[sample, before:][[candidate]]
+            )
+            assert int(inside.sum()) == int(labels.num_points[sample, before + candidate]) >= min_points
+            counts.add(int(inside.sum()))
+    assert len(counts) > 3
+    _, none = paste_objects(points, batch.labels, objects, batch.objects.labels, 1000)
+    assert (none.types[:, before:] == 0).all()
+
+
+def test_candidates_carry_their_velocity_and_classes_draw_apart(store, database):
+    known = {database.box(n).tobytes(): database.velocity(n)[:2] for n in range(len(database))}
+    twins = replace(_sampler(database), classes=((1, 2), (1, 2)), totals=(40, 40))
+    drawn = twins.candidates([None], [5])
+    assert drawn is not None
+    for box, velocity in zip(drawn.labels.boxes[0].numpy(), drawn.labels.velocity[0].numpy(), strict=True):
+        np.testing.assert_array_equal(velocity, known[box.tobytes()])
+    assert not torch.equal(drawn.labels.boxes[0, :40], drawn.labels.boxes[0, 40:])
+
+
 def test_points_of_pasted_objects_stay_inside_when_the_sample_is_moved(store, database):
     points, labels, batch = _pasted(store, database)
     config = load_config(
@@ -266,7 +312,14 @@ def test_a_config_asks_for_objects(store, database):
     sampler = ObjectSampler.of(config)
     assert sampler is not None
     assert (sampler.classes, sampler.totals, sampler.first_sample_without) == (CLASSES, (9, 0, 2), 360)
+    held = database.record.objects
+    assert sampler.describe() == f"up to 9 VEHICLE of {held['VEHICLE']}, up to 2 CYCLIST of {held['CYCLIST']}"
     assert ObjectSampler.of(load_config("tiny", [])) is None
+    with pytest.raises(UserError, match="its objects were cut from the validation data"):
+        ObjectSampler.of(load_config("tiny", [*options, f"data.validation={store.root}"]))
+    for setting in ("augmentation.objects={database: x, totals: {}}", "augmentation.off_for_last_steps=1401"):
+        with pytest.raises(UserError, match=r"totals|more than the 1400 training\.steps"):
+            load_config("tiny", [setting])
     with pytest.raises(UserError, match="no class bus; classes are vehicle, pedestrian, cyclist"):
         load_config("tiny", ["augmentation.objects={database: x, totals: {bus: 1}}"])
     with pytest.raises(UserError, match=r"can't be used with data.sweeps 2"):

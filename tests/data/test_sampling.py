@@ -60,7 +60,7 @@ def test_every_so_many_frames_of_each_segment(store, every, expected):
         assert sorted(order.frame(sample) for sample in samples) == expected
 
 
-def test_balanced_epochs_give_each_class_an_equal_share_and_repeat_no_frame_early(store):
+def test_balanced_epochs_give_each_class_an_equal_share(store):
     order = FrameOrder(store, Sampling(classes=CLASSES), seed=1)
     assert len(order) == 10
     holding = [{row for row, found in enumerate(TYPES_OF_FRAMES) if kind in found and row != 9} for (kind,) in CLASSES]
@@ -71,11 +71,31 @@ def test_balanced_epochs_give_each_class_an_equal_share_and_repeat_no_frame_earl
         assert frames[8] + frames[1] >= 3
         assert frames[3] == frames[9] == 0
         assert sum(frames.values()) == 10
-    # Over 7 epochs the first class draws 28 times from its 7 frames: each comes 4 times, whatever the others draw.
     apart = [FrameOrder(store, Sampling(classes=(kinds,)), seed=1) for kinds in CLASSES]
     for alone, rows in zip(apart, holding, strict=True):
         counts = Counter(alone.frame(sample) for sample in range(10 * len(rows)))
         assert counts == dict.fromkeys(rows, 10)
+
+
+def test_a_class_s_frames_each_come_once_before_any_comes_again(tmp_path):
+    kinds = [(1,)] * 4 + [(2,)] * 7
+    frames = [replace(make_frame("a", n, points=3), labels=_labels(kind, 5)) for n, kind in enumerate(kinds)]
+    write_store(tmp_path, {"a": frames})
+    order = FrameOrder(Store.open(tmp_path), Sampling(classes=((1,), (2,))), seed=2)
+    drawn = [order.frame(sample) for sample in range(40 * len(order))]
+    for rows in (range(4), range(4, 11)):
+        turns = [frame for frame in drawn if frame in rows]
+        cycles = [tuple(turns[start : start + len(rows)]) for start in range(0, len(turns) - len(rows), len(rows))]
+        assert all(set(cycle) == set(rows) for cycle in cycles)
+        assert len(set(cycles)) > 5, "each cycle has an order of its own"
+
+
+def test_two_classes_of_the_same_frames_draw_apart(store):
+    order = FrameOrder(store, Sampling(classes=((1,), (1,))), seed=0)
+    alone = FrameOrder(store, Sampling(classes=((1,),)), seed=0)
+    twice, once = ([one.frame(sample) for sample in range(70)] for one in (order, alone))
+    assert Counter(twice) == Counter(once) == dict.fromkeys(once[:7], 10)
+    assert any(len(set(twice[start : start + 7])) < 7 for start in range(0, 70, 7))
 
 
 def test_balanced_order_depends_on_seed_and_sample_alone(store):

@@ -17,8 +17,8 @@ from tests.data.made_frames import make_frame, write_store
 
 # Deliberately awkward: no points, no boxes, no labels, an odd number of points.
 FRAMES = {
-    "first": [make_frame("first", 7), make_frame("first", 5, points=0), make_frame("first", 6, boxes=0)],
-    "second": [make_frame("second", 5, points=33, boxes=None), make_frame("second", 1, points=1, boxes=40)],
+    "first": [make_frame("first", 5), make_frame("first", 6, points=0), make_frame("first", 7, boxes=0)],
+    "second": [make_frame("second", 1, points=33, boxes=None), make_frame("second", 5, points=1, boxes=40)],
 }
 
 
@@ -134,6 +134,10 @@ def test_replacing_a_segment_must_be_asked_for(root):
 
 BOX_WITHOUT_HEIGHT = make_frame("a", 3)
 BOX_WITHOUT_HEIGHT.labels.boxes[1, 5] = 0
+NAN_VELOCITY = make_frame("a", 3)
+NAN_VELOCITY.labels.velocity[1, 2] = np.nan
+FEWER_TYPES = make_frame("a", 3)
+FEWER_TYPES = replace(FEWER_TYPES, labels=replace(FEWER_TYPES.labels, types=FEWER_TYPES.labels.types[:2]))
 NAN_BOX = make_frame("a", 3)
 NAN_BOX.labels.boxes[2, 0] = np.nan
 
@@ -143,7 +147,12 @@ NAN_BOX.labels.boxes[2, 0] = np.nan
     [
         (make_frame("b", 3), "record 1: it belongs to segment 'b'"),
         (make_frame("a", 2), "record 1: timestamp 2 occurs twice"),
-        (replace(make_frame("a", 3), pose=np.full((4, 4), np.nan)), "record 1: the pose is not a finite"),
+        (make_frame("a", 1), "record 1: timestamp 1 comes after 2; frames must be in order of time"),
+        (replace(make_frame("a", 3), pose=np.full((4, 4), np.nan)), "record 1: the pose isn't a rotation"),
+        (replace(make_frame("a", 3), pose=np.diag([1.0, -1, 1, 1])), "record 1: the pose isn't a rotation"),
+        (replace(make_frame("a", 3), pose=np.diag([2.0, 2, 2, 1])), "record 1: the pose isn't a rotation"),
+        (NAN_VELOCITY, r"record 1: the velocity of box 1 \(.*\) is \(.*nan.*\); give 0 where it isn't known"),
+        (FEWER_TYPES, "record 1: types has 2 values for 3 boxes"),
         (BOX_WITHOUT_HEIGHT, "record 1: box 1 .*sizes positive"),
         (NAN_BOX, "record 1: box 2 .*nan"),
     ],
@@ -207,7 +216,7 @@ def test_a_foreign_arrow_file_is_refused_when_read(root):
     files["frames.arrow"] = files["boxes.arrow"]
     (root / "manifest.json").write_text(json.dumps(record))
     (folder / "segment.json").write_text(json.dumps(record["segments"][0]))
-    with pytest.raises(DataError, match="not a table of a prepared store"):
+    with pytest.raises(DataError, match="not a table of the columns that it should have"):
         Store.open(root).key(0)
 
 

@@ -111,10 +111,12 @@ def test_a_detector_takes_the_age(store):
 
 def test_data_without_poses_or_without_sequences_can_not_be_merged(tmp_path):
     still = [replace(make_frame("a", time), pose=np.eye(4)) for time in range(3)]
-    write_store(tmp_path / "still", {"a": still})
+    moving = [replace(frame, context_name="b", pose=_frame("b", n, n).pose) for n, frame in enumerate(still * 2)]
+    moving = [replace(frame, timestamp_micros=n) for n, frame in enumerate(moving)]
+    write_store(tmp_path / "still", {"a": still, "b": moving})
     write_store(tmp_path / "single", {"a": [make_frame("a", 1)], "b": [make_frame("b", 1)]})
     everywhere = (-75.0, -75.0, -2.0, 75.0, 75.0, 4.0)
-    with pytest.raises(UserError, match=r"data.sweeps is 2, but the frames of .*still have no poses"):
+    with pytest.raises(UserError, match=r"data.sweeps is 2, but the frames of a in .*still have no poses"):
         Store.open(tmp_path / "still").require([1, 2], everywhere, 2)
     with pytest.raises(UserError, match=r"every segment of .*single is a single frame"):
         Store.open(tmp_path / "single").require([1, 2], everywhere, 2)

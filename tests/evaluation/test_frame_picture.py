@@ -111,3 +111,8 @@ def test_frames_without_anything_are_drawn() -> None:
 )
 def test_ids_are_shortened_to_what_tells_them_apart(ids: tuple[str, ...], expected: list[str]) -> None:
     assert short_ids(ids) == expected
+
+
+@pytest.mark.parametrize("reach", [3.0, 75.0, 700.0, 20000.0])
+def test_any_reach_has_rings(reach: float) -> None:
+    assert frame_picture(FRAME, reach=reach, kind="svg")

@@ -9,10 +9,12 @@ from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.evaluation.objects import write_detections
+from detection3d.geometry.host.poses import pose_from_angles
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.inference import detect_store, load_detector, load_run_config
 from detection3d.training.loop import train, train_step
 from detection3d.training.run_folder import open_run
+from detection3d.training.state import build_detector
 from tests.data.made_frames import write_store
 from tests.small_run import near_frame, small_config
 from tests.training.steps import CPU, batches, fresh_state
@@ -118,3 +120,19 @@ def test_training_and_detecting_leave_the_global_generator_to_the_checkpoint(tmp
         load_checkpoint(tmp_path / name / "checkpoints" / "step_00000002.pt") for name in ("first", "second")
     )
     assert torch.equal(first["generator"], second["generator"])
+
+
+def test_detection_merges_the_sweeps_that_training_did(tmp_path):
+    frames = [
+        replace(near_frame("a", 1000 + number), pose=pose_from_angles(np.zeros(3), [number, 0, 0]))
+        for number in range(4)
+    ]
+    write_store(tmp_path / "store", {"a": frames})
+    store = Store.open(tmp_path / "store")
+    config = small_config("data.sweeps=3", "decode.score_threshold=0")
+    detector = build_detector(config, CPU).eval()
+    seen = []
+    detector.voxelizer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].values))
+    assert [found.key for found in detect_store(detector, store, config, CPU)] == [frame.key for frame in frames]
+    merged = torch.cat(seen)
+    assert merged.shape == (400 * (1 + 2 + 3 + 3), 6)

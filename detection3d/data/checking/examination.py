@@ -68,7 +68,7 @@ class Evidence:
 
 def examine(source: Source, settings: StoreSettings) -> Evidence:
     """Read all frames of a source; what can't be read becomes a problem."""
-    examiner = _Examiner(source.name)
+    examiner = _Examiner(source.name, settings.every)
     try:
         for frame in source.frames(settings):
             examiner.look_at(frame)
@@ -85,8 +85,9 @@ def examine(source: Source, settings: StoreSettings) -> Evidence:
 class _Examiner:
     """Gathers evidence frame by frame."""
 
-    def __init__(self, recording: str) -> None:
+    def __init__(self, recording: str, every: int) -> None:
         self._recording = recording
+        self._every = every
         self._sequence = Sequence()
         self.frames = 0
         self.counts: Counter[str] = Counter()
@@ -99,7 +100,8 @@ class _Examiner:
 
     def look_at(self, frame: Frame) -> None:
         """Take the next frame into account."""
-        number, self.frames = self.frames, self.frames + 1
+        count, self.frames = self.frames, self.frames + 1
+        number = count * self._every  # as the recording counts
         usable = True
         for fault in self._faults(number, frame):
             self.note(number, frame.timestamp_micros, fault)
@@ -111,7 +113,7 @@ class _Examiner:
         if labels is not None:
             self._boxes += len(labels)
             self._labels.append(np.column_stack([labels.types, labels.boxes[:, 3:7]]).astype(np.float64))
-        if number < _FIRST or number % _EVERY == 0:
+        if count < _FIRST or count % _EVERY == 0:
             cloud = describe(frame.points)
             if cloud is not None:
                 self._clouds.append(cloud)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detection3d.data.waymo.malformed import MalformedFrameError
+from detection3d.geometry.host.poses import is_rigid
 from detection3d.types.scene import Float64Array
 
 
@@ -22,14 +23,6 @@ def rigid_pose(numbers: Sequence[float] | Float64Array, name: str) -> Float64Arr
     if values.size != 16:
         raise MalformedFrameError(f"{name} has {values.size} numbers instead of 16")
     pose = values.reshape(4, 4)
-    rotation = pose[:3, :3]
-    # Generous, for files whose numbers went through float32; a transposed or scaled matrix is far off.
-    # Bounded first, since a damaged number's square may overflow.
-    rigid = (
-        (np.abs(rotation) < 2).all()
-        and np.isfinite(pose).all()
-        and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
-    )
-    if not rigid or np.linalg.det(rotation) < 0 or not np.array_equal(pose[3], (0, 0, 0, 1)):
+    if not (np.isfinite(pose).all() and is_rigid(pose)):
         raise MalformedFrameError(f"{name} isn't a rotation and a translation: {values.tolist()}")
     return pose

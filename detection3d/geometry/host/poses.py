@@ -27,6 +27,14 @@ def invert_pose(pose: npt.NDArray[np.floating]) -> Float64Array:
     return inverse
 
 
+def is_rigid(pose: npt.NDArray[np.floating]) -> bool:
+    """Tell whether a finite [4, 4] matrix is a rotation and a translation, up to what float32 makes of its numbers."""
+    rotation = np.asarray(pose, np.float64)[:3, :3]
+    # Bounded first, since a damaged number's square may overflow. Generous: a transposed or scaled one is far off.
+    near = (np.abs(rotation) < 2).all() and np.allclose(rotation @ rotation.T, np.eye(3), rtol=0, atol=1e-3)
+    return bool(near and np.linalg.det(rotation) > 0 and np.array_equal(pose[3], (0, 0, 0, 1)))
+
+
 def rotation_from_angles(roll: npt.ArrayLike, pitch: npt.ArrayLike, yaw: npt.ArrayLike) -> Float64Array:
     """Return R = Rz(yaw) Ry(pitch) Rx(roll).
 
