@@ -14,8 +14,9 @@ from detection3d.errors import UserError
 
 if TYPE_CHECKING:
     from detection3d.cli.inspect_sources import PreparedData, RawData
+    from detection3d.cli.inspect_tables import Findings
     from detection3d.config import Config
-    from detection3d.data.data_checks import DataWarning
+    from detection3d.data.checking import Evidence
     from detection3d.data.frame_summary import FrameSummary
     from detection3d.data.statistics import Statistics
     from detection3d.types.scene import Frame
@@ -34,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from detection3d.cli.inspect_sources import PreparedData, recognise
-    from detection3d.cli.inspect_tables import print_statistics
+    from detection3d.cli.inspect_tables import Findings, print_statistics
     from detection3d.config_file import load_config
+    from detection3d.data.checking import judge
     from detection3d.data.data_checks import check_data
     from detection3d.data.statistics import collect_statistics
 
@@ -46,15 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{options.data}: it is {data.kind}; --augmented takes a prepared store, as training does")
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-    summaries = list(_summaries(data, options, config))
-    if not summaries:
+    seen = list(_look(data, options, config))
+    if not seen:
         raise UserError(f"{options.data}: it is {data.kind}, but it holds no frames")
+    summaries = [summary for summary, _ in seen]
     statistics = collect_statistics(summaries)
-    warnings = check_data(summaries, config.model)
+    findings = Findings(check_data(summaries, config.model), judge([evidence for _, evidence in seen]))
     augmented = "" if options.augmented is None else f", augmented as {options.augmented} says"
-    print_statistics(statistics, warnings, f"{options.data}: {data.kind}{augmented}", Console())
+    print_statistics(statistics, findings, f"{options.data}: {data.kind}{augmented}", Console())
     if options.output is not None:
-        path = _write_json(options, data.kind, config, statistics, warnings)
+        path = _write_json(options, data.kind, config, statistics, findings)
         print(f"statistics  {path}\npictures    {options.output}/*.{options.format}")
     return 0
 
@@ -90,13 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _summaries(
+def _look(
     data: "RawData | PreparedData", options: argparse.Namespace, config: "Config"
-) -> "Iterator[FrameSummary]":
+) -> "Iterator[tuple[FrameSummary, Evidence]]":
     """Look at one frame after the other, and draw it where pictures are wanted."""
     from rich.console import Console
     from rich.progress import track
 
+    from detection3d.data.checking import examine_frame
     from detection3d.data.frame_summary import summarise_frame
 
     console = Console(stderr=True)
@@ -105,7 +109,7 @@ def _summaries(
         summary = summarise_frame(frame, config.model)
         if options.output is not None:
             _draw(frame, summary, options)
-        yield summary
+        yield summary, examine_frame(frame)
 
 
 def _frames(data: "RawData | PreparedData", options: argparse.Namespace, config: "Config") -> "Iterator[Frame]":
@@ -140,7 +144,7 @@ def _write_json(
     kind: str,
     config: "Config",
     statistics: "Statistics",
-    warnings: "Sequence[DataWarning]",
+    findings: "Findings",
 ) -> Path:
     from detection3d import __version__
     from detection3d.files import replace_file
@@ -158,7 +162,9 @@ def _write_json(
             "detection3d": __version__,
         },
         "statistics": dataclasses.asdict(statistics),
-        "warnings": [dataclasses.asdict(warning) for warning in warnings],
+        "warnings": [dataclasses.asdict(warning) for warning in findings.warnings],
+        "errors": [dataclasses.asdict(problem) for problem in findings.report.problems],
+        "suspicions": [dataclasses.asdict(suspicion) for suspicion in findings.report.suspicions],
     }
     path = options.output / "statistics.json"
     replace_file(path, json.dumps(content, indent=1, allow_nan=False).encode())

@@ -1,11 +1,13 @@
 """The tables of `inspect_data`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from detection3d.data.checking import Report
 from detection3d.data.data_checks import DataWarning
 from detection3d.data.statistics import (
     DISTANCE_BANDS,
@@ -19,12 +21,25 @@ from detection3d.data.statistics import (
 from detection3d.evaluation.terminal import print_table
 
 
-def print_statistics(statistics: Statistics, warnings: Sequence[DataWarning], title: str, console: Console) -> None:
-    """Print everything, the warnings last, where they stay in sight.
+@dataclass(frozen=True)
+class Findings:
+    """What a person should look at.
+
+    Attributes:
+        warnings: about the frames at hand.
+        report: what is wrong with the data themselves, judged frame by frame.
+    """
+
+    warnings: Sequence[DataWarning]
+    report: Report
+
+
+def print_statistics(statistics: Statistics, findings: Findings, title: str, console: Console) -> None:
+    """Print everything, the findings last, where they stay in sight.
 
     Args:
         statistics: of the data.
-        warnings: likewise.
+        findings: likewise.
         title: what was looked at.
         console: where to print.
     """
@@ -39,9 +54,14 @@ def print_statistics(statistics: Statistics, warnings: Sequence[DataWarning], ti
     for table in tables:
         print_table(table, console)
         say(console, "")
-    for warning in warnings:
+    for problem in findings.report.problems:
+        where = f"{problem.recording} (timestamp {problem.timestamp})"
+        say(console, f"error ({problem.kind}): {where}: {problem.message}")
+    for warning in findings.warnings:
         say(console, f"warning: {warning.kind}: {warning.message}")
-    if not warnings:
+    for suspicion in findings.report.suspicions:
+        say(console, f"suspicion ({suspicion.name}): {suspicion.message}\n    {suspicion.evidence}")
+    if not (findings.report.problems or findings.warnings or findings.report.suspicions):
         say(console, "nothing suspicious")
 
 

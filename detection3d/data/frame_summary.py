@@ -25,7 +25,7 @@ SAMPLED_POINTS = 20_000
 """Points of a frame, evenly spread over its order, that the quantiles of the points rest on."""
 
 MOVING = 1.0
-"""m/s from which an object has a direction of motion."""
+"""m/s from which an object counts as moving."""
 
 _NEAR_GROUND = 20.0  # metres around the vehicle, where the ground is looked for
 _GROUND_STEP = 0.1  # metres
@@ -40,21 +40,13 @@ class ObjectSummary:
         distance: float64 [M], metres from the vehicle's origin to the centre, in space, as Waymo's metrics have it.
         points: int32 [M], points counted in each box; as labelled where the frame has none at all, as frames that were
             published without their lidar.
-        turned: int32 [M], likewise with the box turned by a right angle about its centre.
-        raised: int32 [M], likewise with the box moved up by half its height.
-        lowered: int32 [M], likewise with the box moved down.
         speed: float64 [M], m/s in the ground plane.
-        course: float64 [M], angle from the heading to the direction of motion, in [0, pi]; NaN where it stands.
     """
 
     labels: Boxes
     distance: Float64Array
     points: Int32Array
-    turned: Int32Array
-    raised: Int32Array
-    lowered: Int32Array
     speed: Float64Array
-    course: Float64Array
 
 
 @dataclass(frozen=True)
@@ -156,22 +148,10 @@ def _ground(heights: Float32Array) -> float:
 
 def _summarise_objects(labels: Boxes, points: Float32Array) -> ObjectSummary:
     boxes = labels.boxes
-    half_pi = np.array([0, 0, 0, 0, 0, 0, np.pi / 2], np.float32)
-    up = np.zeros_like(boxes)
-    up[:, 2] = 0.5 * boxes[:, 5]
-    variants = np.concatenate([boxes, boxes + half_pi, boxes + up, boxes - up])
-    counted, turned, raised, lowered = count_points_in_boxes(points, variants).reshape(4, -1)
     velocity = labels.velocity[:, :2].astype(np.float64)
-    speed = np.hypot(velocity[:, 0], velocity[:, 1])
-    angle = np.arctan2(velocity[:, 1], velocity[:, 0]) - boxes[:, 6]
-    course = np.abs(np.angle(np.exp(1j * angle)))
     return ObjectSummary(
         labels=labels,
         distance=np.linalg.norm(boxes[:, :3].astype(np.float64), axis=1),
-        points=counted if len(points) else labels.num_points,
-        turned=turned,
-        raised=raised,
-        lowered=lowered,
-        speed=speed,
-        course=np.where(speed >= MOVING, course, np.nan),
+        points=count_points_in_boxes(points, boxes) if len(points) else labels.num_points,
+        speed=np.hypot(velocity[:, 0], velocity[:, 1]),
     )

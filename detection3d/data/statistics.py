@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detection3d.data.frame_summary import FrameSummary, ObjectSummary, distance_band
+from detection3d.data.frame_summary import MOVING, FrameSummary, ObjectSummary, distance_band
 from detection3d.types.scene import Float64Array, Lidar, ObjectType
 
 PERCENTS = (1, 5, 25, 50, 75, 95, 99, 100)
@@ -225,7 +225,7 @@ def _type_statistics(kind: ObjectType, objects: Sequence[ObjectSummary]) -> Type
     bands = distance_band(distance)
     carried = (points * (distance / 10) ** 2)[points > 0]
     speed = gather(item.speed for item in objects)
-    moving = np.isfinite(gather(item.course for item in objects))
+    moving = speed >= MOVING
     length, width, height = (_spread(boxes[:, column]) for column in (3, 4, 5))
     return TypeStatistics(
         name=kind.name,

@@ -4,8 +4,8 @@
 `examination` collects by recording, and the `judge_...` modules name what they speak for.
 """
 
-from detection3d.data.checking.examination import Evidence, Problem, examine
+from detection3d.data.checking.examination import Evidence, Problem, examine, examine_frame
 from detection3d.data.checking.judge import check, judge
 from detection3d.data.checking.report import Report, Suspicion
 
-__all__ = ["Evidence", "Problem", "Report", "Suspicion", "check", "examine", "judge"]
+__all__ = ["Evidence", "Problem", "Report", "Suspicion", "check", "examine", "examine_frame", "judge"]

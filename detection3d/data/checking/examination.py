@@ -82,6 +82,13 @@ def examine(source: Source, settings: StoreSettings) -> Evidence:
     return examiner.evidence()
 
 
+def examine_frame(frame: Frame) -> Evidence:
+    """Look at one frame by itself, so that nothing is said of motion, times and tracks."""
+    examiner = _Examiner(frame.context_name, 1)
+    examiner.look_at(frame)
+    return examiner.evidence()
+
+
 class _Examiner:
     """Gathers evidence frame by frame."""
 
