@@ -13,7 +13,7 @@ from detection3d.data.object_database import build_database
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from tests.data.waymo.conftest import build_frame
-from tests.data.waymo.test_components import components, messages, write
+from tests.data.waymo.made_components import components, messages, write
 from tests.data.waymo.test_frames import write as write_records
 from tests.small_run import write_small_store
 

@@ -16,7 +16,7 @@ from detection3d.data.synthetic.rigs import tiny_rig
 from detection3d.data.synthetic.write import write_segments
 from detection3d.errors import UserError
 from tests.data.waymo.conftest import build_frame
-from tests.data.waymo.test_components import components, messages, write
+from tests.data.waymo.made_components import components, messages, write
 from tests.data.waymo.test_frames import write as write_records
 
 

@@ -19,7 +19,7 @@ from detection3d.data.store import Store
 from detection3d.errors import UserError
 from tests.data.test_preparation import contents
 from tests.data.waymo.conftest import build_frame
-from tests.data.waymo.test_components import NAME, components, messages, write
+from tests.data.waymo.made_components import NAME, components, messages, write
 from tests.data.waymo.test_frames import write as write_records
 
 

@@ -10,7 +10,7 @@ from detection3d.cli.run import run
 from detection3d.data.waymo import RecordWriter
 from detection3d.protos import waymo_pb2
 from tests.data.waymo.conftest import build_frame
-from tests.data.waymo.test_components import messages
+from tests.data.waymo.made_components import messages
 
 FRAMES = 3
 

@@ -17,8 +17,8 @@ from detection3d.data.waymo.component_frames import COMPONENTS
 from detection3d.errors import DataError
 from detection3d.types.scene import Frame, Lidar
 from tests.data.damage.segments import FRAMES, Prepared, prepare, segment
-from tests.data.waymo.test_components import IMAGE, NAME, POSE, Tables, assert_same, change, components
-from tests.data.waymo.test_components import write as write_components
+from tests.data.waymo.made_components import IMAGE, NAME, POSE, Tables, assert_same, change, components
+from tests.data.waymo.made_components import write as write_components
 
 NAN = float("nan")
 BOX, EXTRINSIC = "[LiDARBoxComponent].", "[LiDARCalibrationComponent].extrinsic.transform"

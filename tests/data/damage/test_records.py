@@ -14,7 +14,7 @@ from detection3d.data.waymo import read_segment
 from detection3d.errors import DataError
 from detection3d.types.scene import Frame
 from tests.data.damage.segments import FRAMES, Prepared, prepare, segment_bytes
-from tests.data.waymo.test_components import assert_same as assert_same_but_zones
+from tests.data.waymo.made_components import assert_same as assert_same_but_zones
 
 HEADER = 12  # length and its checksum
 TAIL = 4  # the payload's checksum

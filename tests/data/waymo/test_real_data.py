@@ -7,7 +7,7 @@ import pytest
 
 from detection3d.data.waymo import read_component_segment, read_segment
 from detection3d.types.scene import Frame
-from tests.data.waymo.test_components import assert_same
+from tests.data.waymo.made_components import assert_same
 
 TOP = 1
 # The official code computes in float32 with global coordinates of 10 km, whose steps are 1 mm.
