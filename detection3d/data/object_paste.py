@@ -15,6 +15,9 @@ from detection3d.geometry.device.boxes import points_in_boxes
 from detection3d.geometry.device.iou import bev_iou_pairs
 from detection3d.types.tensors import BoxLabels, Points
 
+_REACH = 256.0  # metres, of a store's points
+_CELL = 1.0  # metres
+
 
 def paste_objects(
     points: Points, labels: BoxLabels, objects: Points, object_labels: BoxLabels, min_points: int = 1
@@ -38,16 +41,7 @@ def paste_objects(
     object_labels = replace(object_labels, types=types, num_points=counts)
     kept = find_room(labels, object_labels)
     candidates = kept.shape[1]
-    boxes = torch.where(kept[..., None], object_labels.boxes, 0.0)  # a box without size holds no point
-    limits = torch.searchsorted(
-        points.batch_index, torch.arange(len(boxes) + 1, device=kept.device, dtype=points.batch_index.dtype)
-    ).tolist()
-    free = torch.cat(
-        [
-            ~points_in_boxes(points.values[start:end], boxes[sample]).any(1)
-            for sample, (start, end) in enumerate(itertools.pairwise(limits))
-        ]
-    )
+    free = ~_inside_any(points, torch.where(kept[..., None], object_labels.boxes, 0.0))  # without size: holds no point
     wanted = kept.flatten()[objects.batch_index]
     values = torch.cat((points.values[free], objects.values[wanted]))
     sample = torch.cat((points.batch_index[free], objects.batch_index[wanted] // candidates))
@@ -82,3 +76,27 @@ def find_room(labels: BoxLabels, candidates: BoxLabels) -> Tensor:
         blocked = (with_candidates[:, number, :number] & kept[:, :number]).any(1)
         kept[:, number] &= ~blocked
     return kept
+
+
+def _inside_any(points: Points, boxes: Tensor) -> Tensor:
+    """Tell which points lie in a box of their own sample, bool [N], given boxes [B, K, 7].
+
+    Few points are near a box: a grid seen from above, whose cells say whether a box may reach into them, spares the
+    others the comparison with every box.
+    """
+    edges = torch.arange(-_REACH, _REACH, _CELL, device=boxes.device)
+    around = 0.5 * boxes[..., 3:5].norm(dim=-1) + 0.01 * _CELL  # the box's circle, and a hair for rounding
+    low, high = boxes[..., :2] - around[..., None], boxes[..., :2] + around[..., None]
+    reached = (edges + _CELL > low[..., None]) & (edges < high[..., None])  # [B, K, 2, cells]
+    covered = torch.einsum("bkx,bky->bxy", reached[:, :, 0].float(), reached[:, :, 1].float()) > 0
+    cell = torch.floor((points.values[:, :2] + _REACH) / _CELL).long()
+    on_grid = ((cell >= 0) & (cell < len(edges))).all(1)
+    x, y = cell.clamp(0, len(edges) - 1).unbind(1)
+    near = (~on_grid | covered[points.batch_index, x, y]).nonzero()[:, 0]
+    samples = torch.arange(len(boxes) + 1, device=boxes.device, dtype=points.batch_index.dtype)
+    limits = torch.searchsorted(points.batch_index[near], samples).tolist()
+    inside = torch.zeros(len(points.values), dtype=torch.bool, device=boxes.device)
+    for sample, (start, end) in enumerate(itertools.pairwise(limits)):
+        rows = near[start:end]
+        inside[rows] = points_in_boxes(points.values[rows], boxes[sample]).any(1)
+    return inside

@@ -17,7 +17,7 @@ from detection3d.data.collate import collate
 from detection3d.data.loader import build_loader
 from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.object_database import ObjectDatabase, build_database
-from detection3d.data.object_paste import find_room, paste_objects
+from detection3d.data.object_paste import _inside_any, find_room, paste_objects
 from detection3d.data.packing import BYTES_PER_POINT, STEP
 from detection3d.data.store import Store
 from detection3d.data.unpack import unpack
@@ -355,3 +355,19 @@ def test_a_gpu_gives_the_same(store, database):
     assert torch.equal(on_gpu.values.cpu(), points.values)
     assert torch.equal(on_gpu.batch_index.cpu(), points.batch_index)
     assert torch.equal(labels_on_gpu.types.cpu(), labels.types)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 9), reach=st.sampled_from([5.0, 80.0, 250.0, 600.0]), seed=st.integers(0, 10**6))
+def test_points_inside_any_box_of_their_sample(count, reach, seed):
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand((3, count, 7), generator=generator) * 2 - 1
+    boxes = boxes * torch.tensor([reach, reach, 2, 9, 3, 3, 3]) + torch.tensor([0, 0, 0, 9.5, 3.5, 3.5, 0])
+    boxes[1] *= torch.tensor([1, 1, 1, 0, 0, 0, 1.0])  # padding
+    sample = torch.sort(torch.randint(0, 3, (600,), generator=generator)).values
+    values = (torch.rand((600, 5), generator=generator) * 2 - 1) * torch.tensor([reach, reach, 3, 1, 1])
+    if count:  # half of them around some box
+        chosen = boxes[sample[:300], torch.randint(0, count, (300,), generator=generator)]
+        values[:300, :3] = chosen[:, :3] + (values[:300, :3] / reach) * chosen[:, 3:6].abs().clamp(min=1)
+    expected = [bool(points_in_boxes(v[None], boxes[s]).any()) for v, s in zip(values, sample.tolist(), strict=True)]
+    assert _inside_any(Points(values, sample), boxes).tolist() == expected
