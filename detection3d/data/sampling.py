@@ -64,6 +64,7 @@ class FrameOrder:
         self._seed = seed
         self._shuffle = sampling.shuffle
         self._of_class: list[npt.NDArray[np.int64]] = []
+        self._cycles: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
         for number, types in enumerate(sampling.classes):
             found = store.holds(types, sampling.min_points)[self._frames]
             if not found.any():
@@ -91,7 +92,15 @@ class FrameOrder:
         frames = self._of_class[number]
         share = self._starts[number + 1] - self._starts[number]
         cycle, place = divmod(epoch * share + turn, len(frames))
-        return int(frames[_permutation(self._seed, (number + 1 << _STREAM_BITS) + cycle, len(frames))[place]])
+        return int(frames[self._cycle(number, cycle)[place]])
+
+    def _cycle(self, number: int, cycle: int) -> npt.NDArray[np.int64]:
+        """Return the order of a class's frames in a cycle; the last one of each class is remembered."""
+        known = self._cycles.get(number)
+        if known is None or known[0] != cycle:
+            stream = (number + 1 << _STREAM_BITS) + cycle
+            known = self._cycles[number] = cycle, permutation(self._seed, stream, len(self._of_class[number]))
+        return known[1]
 
 
 @functools.lru_cache(maxsize=2)
@@ -105,6 +114,6 @@ def _turns(seed: int, epoch: int, starts: tuple[int, ...]) -> tuple[npt.NDArray[
     return classes, turns
 
 
-@functools.lru_cache(maxsize=32)  # a batch spans two epochs at most, and so many cycles of each class
+@functools.lru_cache(maxsize=2)  # a batch spans two epochs at most, unless the store is smaller than a batch
 def _permutation(seed: int, stream: int, size: int) -> npt.NDArray[np.int64]:
     return permutation(seed, stream, size)
