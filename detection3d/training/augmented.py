@@ -26,7 +26,7 @@ def augmented_frames(store: Store, config: Config, count: int, segment: str | No
 
     Yields:
         Frames in the sample's own coordinates, with the identity as their pose: what is mirrored or scaled has no place
-        in the world. Which lidar a point comes from isn't known any more. Pasted objects are named so.
+        in the world. Which lidar a point comes from isn't known any more. The ids of pasted objects are +0, +1 ...
 
     Raises:
         UserError: the store or the database can't be used as the config wants, or the segment is never drawn.
@@ -75,7 +75,7 @@ def _boxes(labels: BoxLabels, before: Boxes) -> Boxes:
     return Boxes(
         boxes=labels.boxes[0][rows].numpy(),
         types=labels.types[0][rows].numpy().astype(np.uint8),
-        ids=(*before.ids, *(f"pasted {number}" for number in range(count - own))),
+        ids=(*before.ids, *(f"+{number}" for number in range(count - own))),
         difficulty=np.concatenate([before.difficulty, np.zeros(count - own, np.uint8)]),
         num_points=labels.num_points[0][rows].numpy().astype(np.int32),
         velocity=velocity,
