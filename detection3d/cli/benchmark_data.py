@@ -44,6 +44,8 @@ def run_data(options: argparse.Namespace) -> int:
     """Time what there is input for, print and write; returns the exit status."""
     if options.v1 is None and options.v2 is None and options.data is None:
         raise UserError("nothing to time: give --v1 FILE, --v2 FILE, --data STORE, or several of them")
+    if options.objects is not None and options.data is None:
+        raise UserError("--objects is put into the frames of a store: give --data STORE, too")
     if options.official is not None and options.v1 is None and options.v2 is None:
         raise UserError("--official: nothing to decode: give --v1 FILE, --v2 FILE, or both")
 

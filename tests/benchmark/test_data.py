@@ -39,6 +39,8 @@ def test_all_stages(tmp_path: Path, capsys) -> None:
 def test_no_input() -> None:
     with pytest.raises(UserError, match="nothing to time: give --v1 FILE"):
         main(["data"])
+    with pytest.raises(UserError, match="--objects is put into the frames of a store: give --data STORE"):
+        main(["data", "--v1", "a.tfrecord", "--objects", "objects"])
 
 
 def test_what_cannot_be_timed_is_told(tmp_path: Path, capsys) -> None:

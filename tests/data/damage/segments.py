@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detection3d.cli import prepare_waymo
 from detection3d.cli.run import run
+from detection3d.data.store import Store, verify
 from detection3d.data.waymo import RecordWriter
 from detection3d.protos import waymo_pb2
 from tests.data.waymo.conftest import build_frame
@@ -57,6 +58,15 @@ class Prepared:
         """Return the line that tells why a source was left out, without its name."""
         (line,) = [line.strip() for line in self.errors.splitlines() if line.strip().startswith(name)]
         return line.removeprefix(name)
+
+    def assert_only_sound_ones_are_there(self, damaged: int) -> None:
+        """The exit status tells of the damaged ones, and the two sound ones around them are whole."""
+        assert self.status == 1
+        assert f"{damaged} sources could not be used:" in self.errors
+        store = Store.open(self.output)
+        names = [store.key(index)[0] for index in range(len(store))]
+        assert names == ["a sound one"] * FRAMES + ["z sound one"] * FRAMES
+        assert verify(self.output) == []
 
 
 def prepare(source: Path, output: Path) -> Prepared:
