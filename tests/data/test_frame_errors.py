@@ -7,6 +7,7 @@ import pytest
 
 from detection3d.data.checking import check
 from detection3d.data.checking.frame_errors import Sequence, frame_faults
+from detection3d.data.label_check import unusable_label
 from detection3d.geometry.host.poses import pose_from_angles
 from detection3d.types.scene import Boxes, Frame
 from tests.data.made_frames import make_frame
@@ -124,3 +125,28 @@ def test_errors_are_counted_and_what_is_broken_is_not_judged() -> None:
         ("b", None),
     ]
     assert [suspicion.name for suspicion in report.suspicions] == ["points"]
+
+
+SPOILED = {
+    "box": lambda labels: {"boxes": labels.boxes * np.float32([1, 1, np.nan, 1, 1, 1, 1])},
+    "size": lambda labels: {"boxes": labels.boxes * np.float32([1, 1, 1, 1, 0, 1, 1])},
+    "velocity": lambda labels: {"velocity": np.full_like(labels.velocity, np.inf)},
+    "acceleration": lambda labels: {"acceleration": np.full_like(labels.acceleration, np.nan)},
+    "type": lambda labels: {"types": np.full(len(labels), 5, np.uint8)},
+    "difficulty": lambda labels: {"difficulty": np.full(len(labels), 3, np.uint8)},
+    "count": lambda labels: {"num_points": np.full(len(labels), -1, np.int32)},
+    "ids": lambda labels: {"ids": ("a",) * len(labels)},
+    "fewer": lambda labels: {"types": labels.types[1:]},
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_what_a_check_calls_an_error_in_labels_the_store_refuses(kind: str) -> None:
+    """The check explains each fault, the store names the first: their rules must not drift apart."""
+    sound = make_frame("a", 1)
+    assert sound.labels is not None
+    assert not list(frame_faults(sound))
+    assert unusable_label(sound.labels) is None
+    spoiled = replace(sound.labels, **SPOILED[kind](sound.labels))
+    assert list(frame_faults(replace(sound, labels=spoiled)))
+    assert unusable_label(spoiled) is not None
