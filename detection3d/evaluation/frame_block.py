@@ -50,12 +50,12 @@ class FrameBlock:
         detections = [pair.detections for pair in pairs if pair.detections is not None]
         truths = [pair.truth for pair in pairs if pair.truth is not None]
         return cls(
-            prediction_ends=np.cumsum([0 if p.detections is None else len(p.detections.boxes) for p in pairs]),
+            prediction_ends=_ends([0 if pair.detections is None else len(pair.detections.boxes) for pair in pairs]),
             prediction_boxes=_join([item.boxes for item in detections], (7,), np.float32),
             prediction_types=_join([item.types for item in detections], (), np.uint8),
             scores=_join([item.scores for item in detections], (), np.float32),
             in_no_label_zone=_join([item.overlaps_no_label_zone for item in detections], (), np.bool_),
-            truth_ends=np.cumsum([0 if pair.truth is None else len(pair.truth.boxes) for pair in pairs]),
+            truth_ends=_ends([0 if pair.truth is None else len(pair.truth.boxes) for pair in pairs]),
             truth_boxes=_join([item.boxes for item in truths], (7,), np.float32),
             truth_types=_join([item.types for item in truths], (), np.uint8),
             truth_levels=_join([item.levels for item in truths], (), np.uint8),
@@ -131,6 +131,10 @@ class FrameBlock:
 def shards_in_pool(split: Breakdown) -> int:
     """Return how many shards share their detections: more than one where objects alone are split."""
     return len(split.shards) // (len(ObjectType) - 1) if isinstance(split, ByVelocity) else 1
+
+
+def _ends(lengths: Sequence[int]) -> Int64Array:
+    return np.cumsum(np.array(lengths, np.int64))
 
 
 def _join(columns: Sequence[np.ndarray], shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:

@@ -64,9 +64,11 @@ def main() -> None:
             path = Path(folder) / f"{seed}.npz"
             child = os.fork()
             if child == 0:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                _answer(seed, path)
-                os._exit(0)
+                try:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                    _answer(seed, path)
+                finally:
+                    os._exit(0)
             os.waitpid(child, 0)
             if path.exists():
                 with np.load(path) as arrays:
