@@ -219,6 +219,8 @@ def _count_pool(
     height, width = overlaps.shape
     allowed = np.empty((height, width), np.bool_)
     weights = np.zeros((height, width), np.int32)
+    greatest = np.full(height, -1, np.int64)
+    accuracies = np.empty((height, width), np.float32)
     neighbours = np.empty(height, np.int64)  # the shard in which a detection without a match is false; -1 for all
     for i in range(height):
         best = _SOME_OVERLAP
@@ -227,6 +229,10 @@ def _count_pool(
             allowed[i, j] = overlaps[i, j] >= thresholds[rows[i]]
             if allowed[i, j]:
                 weights[i, j] = weight_of(overlaps[i, j])
+                greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+                accuracies[i, j] = heading_accuracy(
+                    float(prediction_headings[rows[i]]), float(truth_headings[columns[j]])
+                )
             if parts > 1 and np.float64(overlaps[i, j]) >= best:  # of equal ones the last
                 best = np.float64(overlaps[i, j])
                 neighbours[i] = truth_shards[columns[j]]
@@ -242,7 +248,7 @@ def _count_pool(
                 size += 1
         # Subsets of ascending cutoffs are nested, so one of the same size is the same one.
         if size != previous_size:
-            match_rows(weights, allowed, subset, size, partners)
+            match_rows(weights, greatest, allowed, subset, size, partners)
             previous_size = size
             for j in range(width):
                 found[j] = False
@@ -252,9 +258,8 @@ def _count_pool(
         for i in range(size):
             row = rows[subset[i]]
             if partners[i] >= 0:
-                truth = columns[partners[i]]
-                shard = truth_shards[truth]
-                accuracy = heading_accuracy(float(prediction_headings[row]), float(truth_headings[truth]))
+                shard = truth_shards[columns[partners[i]]]
+                accuracy = accuracies[subset[i], partners[i]]
                 if accuracy > min_heading_accuracy:
                     true_positives[shard, c] += 1
                     heading_sums[frame, shard, c] += accuracy

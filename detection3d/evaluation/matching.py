@@ -34,15 +34,26 @@ def maximum_weight_matching(weights: Int32Matrix) -> IndexArray:
     Returns:
         int64 [n]: the column of each row.
     """
-    return _padded_matching(weights, np.arange(len(weights)), len(weights))
+    return _padded_matching(weights, _greatest(weights), np.arange(len(weights)), len(weights))
 
 
 @numba.njit(cache=True, nogil=True)
-def _padded_matching(weights: Int32Matrix, rows: IndexArray, count: int) -> IndexArray:
+def _greatest(weights: Int32Matrix) -> IndexArray:
+    """Return the greatest weight of each row, 0 where there are no columns."""
+    greatest = np.zeros(len(weights), np.int64)
+    for i in range(len(weights)):
+        for j in range(weights.shape[1]):
+            greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+    return greatest
+
+
+@numba.njit(cache=True, nogil=True)
+def _padded_matching(weights: Int32Matrix, greatest: IndexArray, rows: IndexArray, count: int) -> IndexArray:
     """Match some rows of a matrix, as if it were padded with zeros to a square.
 
     Args:
         weights: int32 [P, g], not negative.
+        greatest: int64 [P], the greatest weight of each row.
         rows: int64 [p or more], the rows that take part, in their order.
         count: p, how many of `rows` count.
 
@@ -56,8 +67,7 @@ def _padded_matching(weights: Int32Matrix, rows: IndexArray, count: int) -> Inde
     column_of = np.full(n, -1, np.int64)
     row_of = np.full(n, -1, np.int64)
     for i in range(count):
-        for j in range(g):
-            row_label[i] = max(row_label[i], np.int64(weights[rows[i], j]))
+        row_label[i] = max(greatest[rows[i]], 0)
 
     tree_rows = np.empty(n, np.int64)  # in the order in which they joined
     in_tree = np.empty(n, np.bool_)  # columns
@@ -72,6 +82,15 @@ def _padded_matching(weights: Int32Matrix, rows: IndexArray, count: int) -> Inde
                 first_free += 1
             row_of[first_free] = root
             column_of[root] = first_free
+            continue
+
+        # Most trees are no more than their root and its first tight column.
+        first_tight = 0
+        while first_tight < g and row_label[root] + column_label[first_tight] > weights[rows[root], first_tight]:
+            first_tight += 1
+        if first_tight < g and row_of[first_tight] < 0:
+            row_of[first_tight] = root
+            column_of[root] = first_tight
             continue
 
         for j in range(n):
@@ -130,11 +149,19 @@ def weight_of(overlap: np.float32) -> np.int32:
 
 
 @numba.njit(cache=True, nogil=True)
-def match_rows(weights: Int32Matrix, allowed: BoolMatrix, rows: IndexArray, count: int, partners: IndexArray) -> None:
+def match_rows(
+    weights: Int32Matrix,
+    greatest: IndexArray,
+    allowed: BoolMatrix,
+    rows: IndexArray,
+    count: int,
+    partners: IndexArray,
+) -> None:
     """Match some detections of a frame with its objects.
 
     Args:
         weights: int32 [P, g], `weight_of` the overlaps of those that may match, else 0.
+        greatest: int64 [P], the greatest weight of each detection, -1 where it may match nothing.
         allowed: bool [P, g], who may match.
         rows: int64 [p or more], the detections that take part, in the frame's order.
         count: p, how many of `rows` count.
@@ -144,11 +171,10 @@ def match_rows(weights: Int32Matrix, allowed: BoolMatrix, rows: IndexArray, coun
     any_pair = False
     for i in range(count):
         partners[i] = -1
-        for j in range(g):
-            any_pair |= allowed[rows[i], j]
+        any_pair |= greatest[rows[i]] >= 0
     if not any_pair:
         return
-    column_of = _padded_matching(weights, rows, count)
+    column_of = _padded_matching(weights, greatest, rows, count)
     for i in range(count):
         j = column_of[i]
         if j < g and allowed[rows[i], j]:
@@ -175,12 +201,14 @@ def match_subset(
     """
     allowed = np.zeros((len(rows), len(columns)), np.bool_)
     weights = np.zeros((len(rows), len(columns)), np.int32)
+    greatest = np.full(len(rows), -1, np.int64)
     for i in range(len(rows)):
         for j in range(len(columns)):
             overlap = overlaps[rows[i], columns[j]]
             if overlap >= threshold:
                 allowed[i, j] = True
                 weights[i, j] = weight_of(np.float32(overlap))
+                greatest[i] = max(greatest[i], np.int64(weights[i, j]))
     partners = np.empty(len(rows), np.int64)
-    match_rows(weights, allowed, np.arange(len(rows)), len(rows), partners)
+    match_rows(weights, greatest, allowed, np.arange(len(rows)), len(rows), partners)
     return partners
