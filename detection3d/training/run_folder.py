@@ -96,7 +96,7 @@ def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
         yield folder
 
 
-def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int) -> None:
+def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int, ranks: int = 1) -> None:
     """Note what this start of the run runs on."""
     try:
         starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
@@ -104,7 +104,7 @@ def add_provenance(folder: RunFolder, config: Config, device: torch.device, step
         raise DataError(
             folder.provenance, f"not JSON ({error}); delete it to go on without the earlier starts"
         ) from error
-    starts.append({"step": step, "seed": config.seed, **describe_environment(device)})
+    starts.append({"step": step, "seed": config.seed, "ranks": ranks, **describe_environment(device)})
     replace_file(folder.provenance, json.dumps(starts, indent=2).encode())
 
 
