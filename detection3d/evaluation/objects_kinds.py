@@ -16,7 +16,7 @@ HEAD = 1024
 class Kind(Enum):
     """Kinds of files that hold boxes."""
 
-    PARQUET = "parquet"
+    PARQUET = "parquet file"
     ARCHIVE = "tar archive"
     OBJECTS = "Objects message"
     SUBMISSION = "Submission message"
