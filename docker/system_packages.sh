@@ -2,7 +2,7 @@
 # Install Debian's or Ubuntu's packages and leave no package list behind: docker/system_packages.sh NAME...
 set -euo pipefail
 
-[[ $# -ge 1 ]] || {
+[[ $# -ge 1 && $1 != -* ]] || {
   echo "error: usage: docker/system_packages.sh NAME..." >&2
   exit 1
 }
