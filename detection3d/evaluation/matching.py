@@ -117,22 +117,46 @@ def match_subset(
     Returns:
         int64 [p]: place in `columns` of each detection's partner, -1 where it has none.
     """
+    return match_rows(overlaps, rows, columns, np.full(len(overlaps), threshold, np.float32))
+
+
+@numba.njit(cache=True, nogil=True)
+def match_rows(
+    overlaps: Float32Array,
+    rows: IndexArray,
+    columns: IndexArray,
+    thresholds: Float32Array,
+) -> IndexArray:
+    """Match some detections with some ground truth; as `match_subset`, with a threshold for each detection.
+
+    Args:
+        overlaps: float32 [P, G], IoU of each detection with each ground-truth box.
+        rows: int64 [p], the detections taking part, in the frame's order.
+        columns: int64 [g], the ground truth taking part, likewise.
+        thresholds: float32 [P], the least overlap that counts for each detection.
+
+    Returns:
+        int64 [p]: place in `columns` of each detection's partner, -1 where it has none.
+    """
     partners = np.full(len(rows), -1, np.int64)
     n = max(len(rows), len(columns))
-    weights = np.zeros((n, n), np.int32)
     any_pair = False
     for i in range(len(rows)):
         for j in range(len(columns)):
-            overlap = overlaps[rows[i], columns[j]]
-            if overlap >= threshold:
-                # Half away from zero, on the product in float32, as std::round does there.
-                weights[i, j] = np.int32(np.floor(np.float64(overlap * WEIGHT_SCALE) + 0.5))
+            if overlaps[rows[i], columns[j]] >= thresholds[rows[i]]:
                 any_pair = True
     if not any_pair:
         return partners
+    weights = np.zeros((n, n), np.int32)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            overlap = overlaps[rows[i], columns[j]]
+            if overlap >= thresholds[rows[i]]:
+                # Half away from zero, on the product in float32, as std::round does there.
+                weights[i, j] = np.int32(np.floor(np.float64(overlap * WEIGHT_SCALE) + 0.5))
     column_of = maximum_weight_matching(weights)
     for i in range(len(rows)):
         j = column_of[i]
-        if j < len(columns) and overlaps[rows[i], columns[j]] >= threshold:
+        if j < len(columns) and overlaps[rows[i], columns[j]] >= thresholds[rows[i]]:
             partners[i] = j
     return partners
