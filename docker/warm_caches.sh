@@ -40,9 +40,12 @@ for suffix in (".bin", ".parquet"):
     truth = GroundTruth("s", 1, boxes, types, types, np.full(2, 9, np.int32), np.zeros((2, 3), np.float32))
     write_ground_truth(folder / f"g{suffix}", [truth])
 PYTHON
-for suffix in bin parquet; do
+evaluate() {
   "$python" "$checkout/tools/waymo_metrics.py" \
-    --predictions "$made/d.$suffix" --ground-truth "$made/g.$suffix" --output "$made/out" >/dev/null
-done
+    --predictions "$made/d.$1" --ground-truth "$made/g.$1" --output "$made/out" --backend "$2" >/dev/null
+}
+evaluate bin native
+evaluate parquet native
+evaluate bin official
 chmod -R a+rX "$cache"
 du -sh "$cache"

@@ -35,7 +35,7 @@ Number = Any  # numba's numbers aren't Python's
 
 @numba.njit(cache=True, nogil=True)
 def read_varint(buffer: Buffer, position: int, end: int) -> tuple[Number, int]:
-    """Return the number at `position`, uint64, and the position after it."""
+    """Return the number at `position`, uint64, and the position after it; bits beyond the 64th go."""
     value = np.uint64(0)
     for index in range(10):
         if position >= end:
@@ -44,8 +44,6 @@ def read_varint(buffer: Buffer, position: int, end: int) -> tuple[Number, int]:
         position += 1
         value |= (byte & np.uint64(0x7F)) << np.uint64(7 * index)
         if byte < np.uint64(0x80):
-            if index == 9 and byte > np.uint64(1):
-                return value, BAD_VARINT
             return value, position
     return value, BAD_VARINT
 
