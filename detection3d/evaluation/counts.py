@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from detection3d.evaluation.matching import match_rows
+from detection3d.evaluation.matching import match_rows, weight_of
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, UInt8Array
 
 Int64Array = npt.NDArray[np.int64]
@@ -90,72 +90,6 @@ def heading_accuracy(prediction: float, truth: float) -> np.float32:
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_pool(
-    overlaps: Float32Array,
-    rows: Int64Array,
-    columns: Int64Array,
-    prediction_headings: Float64Array,
-    scores: Float32Array,
-    in_no_label_zone: BoolArray,
-    thresholds: Float32Array,
-    truth_headings: Float64Array,
-    truth_levels: UInt8Array,
-    truth_parts: Int64Array,
-    score_cutoffs: Float32Array,
-    min_heading_accuracy: np.float32,
-    true_positives: Int64Array,
-    false_positives: Int64Array,
-    missed: Int64Array,
-    heading_sums: Float32Array,
-) -> None:
-    """Count those detections and objects of one frame that may match each other; results [parts, ...] start at 0.
-
-    At each cutoff the detections that are left are matched again from scratch. Scores decide which detections take
-    part, and nothing else.
-    """
-    found = np.empty(len(columns), np.bool_)
-    previous_size = -1
-    for c in range(len(score_cutoffs)):
-        subset = rows[scores[rows] >= score_cutoffs[c]]
-        if len(subset) == previous_size:
-            # Subsets of ascending cutoffs are nested, so one of the same size is the same one.
-            true_positives[:, c] = true_positives[:, c - 1]
-            false_positives[:, c] = false_positives[:, c - 1]
-            missed[:, :, c] = missed[:, :, c - 1]
-            heading_sums[:, c] = heading_sums[:, c - 1]
-            continue
-        previous_size = len(subset)
-        partners = match_rows(overlaps, subset, columns, thresholds)
-        found[:] = False
-        for i in range(len(subset)):
-            if partners[i] >= 0:
-                found[partners[i]] = True
-                truth = columns[partners[i]]
-                accuracy = heading_accuracy(float(prediction_headings[subset[i]]), float(truth_headings[truth]))
-                if accuracy > min_heading_accuracy:
-                    true_positives[truth_parts[truth], c] += 1
-                    heading_sums[truth_parts[truth], c] += accuracy
-            elif not in_no_label_zone[subset[i]]:
-                part = _part_overlapped_most(overlaps[subset[i]], columns, truth_parts) if len(heading_sums) > 1 else 0
-                for k in range(len(false_positives)):
-                    if part < 0 or part == k:
-                        false_positives[k, c] += 1
-        for j in range(len(columns)):
-            if not found[j]:
-                missed[truth_parts[columns[j]], truth_levels[columns[j]], c] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _part_overlapped_most(overlaps: Float32Array, columns: Int64Array, parts: Int64Array) -> int:
-    """Return the part of the object that a detection overlaps most, the last of equal ones; -1 where there is none."""
-    best, part = _SOME_OVERLAP, -1
-    for column in columns:
-        if np.float64(overlaps[column]) >= best:
-            best, part = np.float64(overlaps[column]), int(parts[column])
-    return part
-
-
-@numba.njit(cache=True, nogil=True)
 def count_frames(
     overlaps: Float32Array,
     prediction_ends: Int64Array,
@@ -201,43 +135,138 @@ def count_frames(
         missed: int64 [S, 3, C]; added to.
         heading_accuracy_sums: float32 [F, S, C], zeros; filled in, summed in the order of the detections.
     """
+    rows = np.empty(len(scores), np.int64)
+    columns = np.empty(len(truth_levels), np.int64)
     start = 0
     first_row = 0
     first_column = 0
     for frame in range(len(prediction_ends)):
         last_row, last_column = prediction_ends[frame], truth_ends[frame]
-        height, width = last_row - first_row, last_column - first_column
-        of_frame = overlaps[start : start + height * width].reshape(height, width)
-        pools, shards = prediction_pools[first_row:last_row], truth_shards[first_column:last_column]
-        truth_pools = np.where(shards < 0, -1, shards // parts)
         for pool in range(len(true_positives) // parts):
-            rows, columns = np.flatnonzero(pools == pool), np.flatnonzero(truth_pools == pool)
-            if len(rows) == 0 and len(columns) == 0:
+            height = _members(prediction_pools, first_row, last_row, pool, 1, rows)
+            width = _members(truth_shards, first_column, last_column, pool, parts, columns)
+            if height == 0 and width == 0:
                 continue
-            first = pool * parts
-            tp = np.zeros((parts, len(score_cutoffs)), np.int64)
-            fp = np.zeros((parts, len(score_cutoffs)), np.int64)
-            fn = np.zeros((parts, HIGHEST_LEVEL + 1, len(score_cutoffs)), np.int64)
+            of_pool = np.empty((height, width), np.float32)
+            for i in range(height):
+                place = start + (rows[i] - first_row) * (last_column - first_column) - first_column
+                for j in range(width):
+                    of_pool[i, j] = overlaps[place + columns[j]]
             _count_pool(
-                of_frame,
+                of_pool,
                 rows,
                 columns,
-                prediction_headings[first_row:last_row],
-                scores[first_row:last_row],
-                in_no_label_zone[first_row:last_row],
-                thresholds[first_row:last_row],
-                truth_headings[first_column:last_column],
-                truth_levels[first_column:last_column],
-                shards - first,
+                prediction_headings,
+                scores,
+                in_no_label_zone,
+                thresholds,
+                truth_headings,
+                truth_levels,
+                truth_shards,
+                pool * parts,
+                parts,
                 score_cutoffs,
                 min_heading_accuracy,
-                tp,
-                fp,
-                fn,
-                heading_accuracy_sums[frame, first : first + parts],
+                true_positives,
+                false_positives,
+                missed,
+                heading_accuracy_sums,
+                frame,
             )
-            true_positives[first : first + parts] += tp
-            false_positives[first : first + parts] += fp
-            missed[first : first + parts] += fn
-        start += height * width
+        start += (last_row - first_row) * (last_column - first_column)
         first_row, first_column = last_row, last_column
+
+
+@numba.njit(cache=True, nogil=True)
+def _members(groups: Int64Array, first: int, last: int, group: int, width: int, members: Int64Array) -> int:
+    """Find those between first and last whose group // width is the group; returns how many, -1 being in none."""
+    count = 0
+    for index in range(first, last):
+        if groups[index] >= 0 and groups[index] // width == group:
+            members[count] = index
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_pool(
+    overlaps: Float32Array,
+    rows: Int64Array,
+    columns: Int64Array,
+    prediction_headings: Float64Array,
+    scores: Float32Array,
+    in_no_label_zone: BoolArray,
+    thresholds: Float32Array,
+    truth_headings: Float64Array,
+    truth_levels: UInt8Array,
+    truth_shards: Int64Array,
+    first_shard: int,
+    parts: int,
+    score_cutoffs: Float32Array,
+    min_heading_accuracy: np.float32,
+    true_positives: Int64Array,
+    false_positives: Int64Array,
+    missed: Int64Array,
+    heading_sums: Float32Array,
+    frame: int,
+) -> None:
+    """Count those detections and objects of one frame that may match each other: their [p, g] overlaps.
+
+    At each cutoff the detections that are left are matched again from scratch. Scores decide which detections take
+    part, and nothing else. `rows` and `columns` hold the places of the p detections and g objects; all else is as in
+    `count_frames`.
+    """
+    height, width = overlaps.shape
+    allowed = np.empty((height, width), np.bool_)
+    weights = np.zeros((height, width), np.int32)
+    greatest = np.full(height, -1, np.int64)
+    accuracies = np.empty((height, width), np.float32)
+    neighbours = np.empty(height, np.int64)  # the shard in which a detection without a match is false; -1 for all
+    for i in range(height):
+        best = _SOME_OVERLAP
+        neighbours[i] = first_shard if parts == 1 else -1
+        for j in range(width):
+            allowed[i, j] = overlaps[i, j] >= thresholds[rows[i]]
+            if allowed[i, j]:
+                weights[i, j] = weight_of(overlaps[i, j])
+                greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+                accuracies[i, j] = heading_accuracy(
+                    float(prediction_headings[rows[i]]), float(truth_headings[columns[j]])
+                )
+            if parts > 1 and np.float64(overlaps[i, j]) >= best:  # of equal ones the last
+                best = np.float64(overlaps[i, j])
+                neighbours[i] = truth_shards[columns[j]]
+    subset = np.empty(height, np.int64)
+    partners = np.empty(height, np.int64)
+    found = np.empty(width, np.bool_)
+    previous_size = -1
+    for c in range(len(score_cutoffs)):
+        size = 0
+        for i in range(height):
+            if scores[rows[i]] >= score_cutoffs[c]:
+                subset[size] = i
+                size += 1
+        # Subsets of ascending cutoffs are nested, so one of the same size is the same one.
+        if size != previous_size:
+            match_rows(weights, greatest, allowed, subset, size, partners)
+            previous_size = size
+            for j in range(width):
+                found[j] = False
+            for i in range(size):
+                if partners[i] >= 0:
+                    found[partners[i]] = True
+        for i in range(size):
+            row = rows[subset[i]]
+            if partners[i] >= 0:
+                shard = truth_shards[columns[partners[i]]]
+                accuracy = accuracies[subset[i], partners[i]]
+                if accuracy > min_heading_accuracy:
+                    true_positives[shard, c] += 1
+                    heading_sums[frame, shard, c] += accuracy
+            elif not in_no_label_zone[row]:
+                for shard in range(first_shard, first_shard + parts):
+                    if neighbours[subset[i]] < 0 or neighbours[subset[i]] == shard:
+                        false_positives[shard, c] += 1
+        for j in range(width):
+            if not found[j]:
+                missed[truth_shards[columns[j]], truth_levels[columns[j]], c] += 1

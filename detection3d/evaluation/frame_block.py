@@ -9,7 +9,7 @@ import numpy.typing as npt
 from detection3d.evaluation.breakdowns import Breakdown, ByVelocity
 from detection3d.evaluation.counts import Counts, count_frames
 from detection3d.evaluation.inputs import FramePair
-from detection3d.evaluation.metric_config import MetricConfig
+from detection3d.evaluation.metric_config import MetricConfig, without_denormals
 from detection3d.evaluation.overlap import fill_overlaps
 from detection3d.types.scene import BoolArray, Float32Array, ObjectType, UInt8Array
 
@@ -53,7 +53,7 @@ class FrameBlock:
             prediction_ends=_ends([0 if pair.detections is None else len(pair.detections.boxes) for pair in pairs]),
             prediction_boxes=_join([item.boxes for item in detections], (7,), np.float32),
             prediction_types=_join([item.types for item in detections], (), np.uint8),
-            scores=_join([item.scores for item in detections], (), np.float32),
+            scores=without_denormals(_join([item.scores for item in detections], (), np.float32)),
             in_no_label_zone=_join([item.overlaps_no_label_zone for item in detections], (), np.bool_),
             truth_ends=_ends([0 if pair.truth is None else len(pair.truth.boxes) for pair in pairs]),
             truth_boxes=_join([item.boxes for item in truths], (7,), np.float32),

@@ -85,8 +85,15 @@ class MetricConfig:
             float32 [C], ascending; equal ones may follow each other where scores are equal.
         """
         if self.score_cutoffs:
-            return np.array(self.score_cutoffs, np.float32)
-        return _quantile_cutoffs(np.sort(scores), self.desired_cutoffs)
+            cutoffs = np.array(self.score_cutoffs, np.float32)
+        else:
+            cutoffs = _quantile_cutoffs(np.sort(scores), self.desired_cutoffs)
+        return without_denormals(cutoffs)
+
+
+def without_denormals(values: Float32Array) -> Float32Array:
+    """Take numbers below the least normal float32 for 0, as TensorFlow's threads do."""
+    return np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
 
 
 def _quantile_cutoffs(scores: Float32Array, count: int) -> Float32Array:
