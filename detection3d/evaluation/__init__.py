@@ -5,7 +5,7 @@ It needs neither torch nor TensorFlow. `detection3d.evaluation.report` is import
 
 from detection3d.evaluation.ground_truth import GroundTruth, ground_truth_of_frames, prepare_ground_truth
 from detection3d.evaluation.metrics import MetricConfig, MetricRow, Metrics, evaluate
-from detection3d.evaluation.no_label_zone import overlaps_no_label_zone
+from detection3d.evaluation.no_label_zone import overlaps_no_label_zone, overlaps_zone_outline
 
 __all__ = [
     "GroundTruth",
@@ -15,5 +15,6 @@ __all__ = [
     "evaluate",
     "ground_truth_of_frames",
     "overlaps_no_label_zone",
+    "overlaps_zone_outline",
     "prepare_ground_truth",
 ]

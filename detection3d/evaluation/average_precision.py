@@ -47,6 +47,7 @@ def precision_recall_curve(
     false_positives: Int64Array,
     false_negatives: Int64Array,
     heading_accuracy_sum: Float32Array,
+    min_precision: float = 0.0,
 ) -> PrecisionRecallCurve:
     """Turn counts into precision and recall.
 
@@ -56,6 +57,7 @@ def precision_recall_curve(
         false_positives: int64 [C].
         false_negatives: int64 [C].
         heading_accuracy_sum: float32 [C], sum of the heading accuracies of the true positives.
+        min_precision: precision below it counts as 0.
 
     Returns:
         The curve; precision is 0 where no detection counts, then 1 wherever the recall is 0.
@@ -65,6 +67,8 @@ def precision_recall_curve(
     wanted = true_positives + false_negatives
     precision = _quotient(found, claimed)
     heading_precision = _quotient(heading_accuracy_sum, claimed)
+    for values in (precision, heading_precision):
+        values[values < np.float32(min_precision)] = 0
     recall = _quotient(found, wanted)
     nothing_found = recall == 0
     precision[nothing_found] = 1

@@ -1,4 +1,4 @@
-"""True positives, false positives and false negatives of one frame, at every score cutoff.
+"""True positives, false positives and false negatives of some frames, at every score cutoff.
 
 Follows `ComputeDetectionMeasurementFromMatchingResult` in metrics/detection_metrics.cc of the Waymo Open Dataset.
 """
@@ -10,54 +10,53 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from detection3d.evaluation.matching import match_subset
+from detection3d.evaluation.matching import match_rows, weight_of
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, UInt8Array
 
 Int64Array = npt.NDArray[np.int64]
 
+HIGHEST_LEVEL = 2
+_SOME_OVERLAP = 0.01  # with an object of another shard: the detection isn't false in this one
+
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts over some frames: S shards, C score cutoffs, L difficulty levels.
+    """Counts over some frames, F of them: S shards, C score cutoffs, 3 difficulty levels (0 where there is none).
 
     Attributes:
         true_positives: int64 [S, C]: matched detections, whatever the level of their object.
         false_positives: int64 [S, C].
-        false_negatives: int64 [S, L, C].
-        heading_accuracy: float32 [S, C], sum over the true positives.
-        ground_truth: int64 [S, L], objects of at most that level.
-        predictions: int64 [S].
+        missed: int64 [S, 3, C], objects of exactly that level without a match.
+        heading_accuracy: float32 [F, S, C], sum over the true positives of each frame.
     """
 
     true_positives: Int64Array
     false_positives: Int64Array
-    false_negatives: Int64Array
+    missed: Int64Array
     heading_accuracy: Float32Array
-    ground_truth: Int64Array
-    predictions: Int64Array
+
+    @classmethod
+    def zeros(cls, frames: int, shards: int, cutoffs: int) -> "Counts":
+        """Return counts to be filled in."""
+        return cls(
+            true_positives=np.zeros((shards, cutoffs), np.int64),
+            false_positives=np.zeros((shards, cutoffs), np.int64),
+            missed=np.zeros((shards, HIGHEST_LEVEL + 1, cutoffs), np.int64),
+            heading_accuracy=np.zeros((frames, shards, cutoffs), np.float32),
+        )
 
     def plus(self, other: "Counts") -> "Counts":
-        """Add the counts of more frames. The heading accuracy is a float32 sum, so the order of frames matters."""
+        """Add the counts of more frames, which come after these: heading accuracy is a float32 sum, frame by frame."""
+        assert len(self.heading_accuracy) == 1, "the counts so far are summed over their frames"
+        heading = self.heading_accuracy.copy()
+        for frame in other.heading_accuracy:
+            heading[0] += frame
         return Counts(
             true_positives=self.true_positives + other.true_positives,
             false_positives=self.false_positives + other.false_positives,
-            false_negatives=self.false_negatives + other.false_negatives,
-            heading_accuracy=self.heading_accuracy + other.heading_accuracy,
-            ground_truth=self.ground_truth + other.ground_truth,
-            predictions=self.predictions + other.predictions,
+            missed=self.missed + other.missed,
+            heading_accuracy=heading,
         )
-
-
-def no_counts(shards: int, levels: int, cutoffs: int) -> Counts:
-    """Return the counts of no frames."""
-    return Counts(
-        true_positives=np.zeros((shards, cutoffs), np.int64),
-        false_positives=np.zeros((shards, cutoffs), np.int64),
-        false_negatives=np.zeros((shards, levels, cutoffs), np.int64),
-        heading_accuracy=np.zeros((shards, cutoffs), np.float32),
-        ground_truth=np.zeros((shards, levels), np.int64),
-        predictions=np.zeros(shards, np.int64),
-    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,75 +90,183 @@ def heading_accuracy(prediction: float, truth: float) -> np.float32:
 
 
 @numba.njit(cache=True, nogil=True)
-def count_frame(
+def count_frames(
     overlaps: Float32Array,
+    prediction_ends: Int64Array,
     prediction_headings: Float64Array,
     scores: Float32Array,
     in_no_label_zone: BoolArray,
-    prediction_shards: Int64Array,
+    thresholds: Float32Array,
+    prediction_pools: Int64Array,
+    truth_ends: Int64Array,
     truth_headings: Float64Array,
     truth_levels: UInt8Array,
     truth_shards: Int64Array,
-    thresholds: Float32Array,
+    parts: int,
     score_cutoffs: Float32Array,
-    levels: Int64Array,
+    min_heading_accuracy: np.float32,
     true_positives: Int64Array,
     false_positives: Int64Array,
-    false_negatives: Int64Array,
-    heading_sums: Float32Array,
+    missed: Int64Array,
+    heading_accuracy_sums: Float32Array,
 ) -> None:
-    """Count one frame for all shards of a breakdown, P detections against G objects.
+    """Count some frames for all shards of a breakdown: F frames with P detections and G objects in all.
 
-    At each cutoff the detections that are left are matched again from scratch. Scores decide which detections take
-    part, and nothing else.
+    The shards are in pools of `parts` each. Detections match the objects of their pool; a match counts in the object's
+    shard. Where parts is 1, pools and shards are the same.
 
     Args:
-        overlaps: float32 [P, G], 3D IoU.
+        overlaps: float32, 3D IoU of each detection with each object of its frame, frame after frame, row by row.
+        prediction_ends: int64 [F], place after the last detection of each frame.
         prediction_headings: float64 [P].
         scores: float32 [P].
         in_no_label_zone: bool [P]; an unmatched detection there is no false positive.
-        prediction_shards: int64 [P], -1 for none.
+        thresholds: float32 [P], least overlap of a match.
+        prediction_pools: int64 [P], -1 for none.
+        truth_ends: int64 [F].
         truth_headings: float64 [G].
-        truth_levels: uint8 [G].
-        truth_shards: int64 [G].
-        thresholds: float32 [S], least overlap of a match in each shard.
+        truth_levels: uint8 [G], 0 to 2.
+        truth_shards: int64 [G], -1 for none.
+        parts: shards in a pool.
         score_cutoffs: float32 [C].
-        levels: int64 [L], the difficulty levels asked for.
-        true_positives: int64 [S, C], zeros; filled in.
-        false_positives: int64 [S, C], zeros; filled in.
-        false_negatives: int64 [S, L, C], zeros; filled in.
-        heading_sums: float32 [S, C], zeros; filled in, summed in the order of the detections.
+        min_heading_accuracy: a match must have more to count as found.
+        true_positives: int64 [S, C]; added to.
+        false_positives: int64 [S, C]; added to.
+        missed: int64 [S, 3, C]; added to.
+        heading_accuracy_sums: float32 [F, S, C], zeros; filled in, summed in the order of the detections.
     """
-    for shard in range(len(thresholds)):
-        members = np.flatnonzero(prediction_shards == shard)
-        columns = np.flatnonzero(truth_shards == shard)
-        if len(members) == 0 and len(columns) == 0:
-            continue
-        previous_size = -1
-        for c in range(len(score_cutoffs)):
-            rows = members[scores[members] >= score_cutoffs[c]]
-            if len(rows) == previous_size:
-                # Subsets of ascending cutoffs are nested, so one of the same size is the same one.
-                true_positives[shard, c] = true_positives[shard, c - 1]
-                false_positives[shard, c] = false_positives[shard, c - 1]
-                false_negatives[shard, :, c] = false_negatives[shard, :, c - 1]
-                heading_sums[shard, c] = heading_sums[shard, c - 1]
+    rows = np.empty(len(scores), np.int64)
+    columns = np.empty(len(truth_levels), np.int64)
+    start = 0
+    first_row = 0
+    first_column = 0
+    for frame in range(len(prediction_ends)):
+        last_row, last_column = prediction_ends[frame], truth_ends[frame]
+        for pool in range(len(true_positives) // parts):
+            height = _members(prediction_pools, first_row, last_row, pool, 1, rows)
+            width = _members(truth_shards, first_column, last_column, pool, parts, columns)
+            if height == 0 and width == 0:
                 continue
-            previous_size = len(rows)
-            partners = match_subset(overlaps, rows, columns, thresholds[shard])
-            found = np.zeros(len(columns), np.bool_)
-            heading_sum = np.float32(0)
-            for i in range(len(rows)):
+            of_pool = np.empty((height, width), np.float32)
+            for i in range(height):
+                place = start + (rows[i] - first_row) * (last_column - first_column) - first_column
+                for j in range(width):
+                    of_pool[i, j] = overlaps[place + columns[j]]
+            _count_pool(
+                of_pool,
+                rows,
+                columns,
+                prediction_headings,
+                scores,
+                in_no_label_zone,
+                thresholds,
+                truth_headings,
+                truth_levels,
+                truth_shards,
+                pool * parts,
+                parts,
+                score_cutoffs,
+                min_heading_accuracy,
+                true_positives,
+                false_positives,
+                missed,
+                heading_accuracy_sums,
+                frame,
+            )
+        start += (last_row - first_row) * (last_column - first_column)
+        first_row, first_column = last_row, last_column
+
+
+@numba.njit(cache=True, nogil=True)
+def _members(groups: Int64Array, first: int, last: int, group: int, width: int, members: Int64Array) -> int:
+    """Find those between first and last whose group // width is the group; returns how many, -1 being in none."""
+    count = 0
+    for index in range(first, last):
+        if groups[index] >= 0 and groups[index] // width == group:
+            members[count] = index
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_pool(
+    overlaps: Float32Array,
+    rows: Int64Array,
+    columns: Int64Array,
+    prediction_headings: Float64Array,
+    scores: Float32Array,
+    in_no_label_zone: BoolArray,
+    thresholds: Float32Array,
+    truth_headings: Float64Array,
+    truth_levels: UInt8Array,
+    truth_shards: Int64Array,
+    first_shard: int,
+    parts: int,
+    score_cutoffs: Float32Array,
+    min_heading_accuracy: np.float32,
+    true_positives: Int64Array,
+    false_positives: Int64Array,
+    missed: Int64Array,
+    heading_sums: Float32Array,
+    frame: int,
+) -> None:
+    """Count those detections and objects of one frame that may match each other: their [p, g] overlaps.
+
+    At each cutoff the detections that are left are matched again from scratch. Scores decide which detections take
+    part, and nothing else. `rows` and `columns` hold the places of the p detections and g objects; all else is as in
+    `count_frames`.
+    """
+    height, width = overlaps.shape
+    allowed = np.empty((height, width), np.bool_)
+    weights = np.zeros((height, width), np.int32)
+    greatest = np.full(height, -1, np.int64)
+    accuracies = np.empty((height, width), np.float32)
+    neighbours = np.empty(height, np.int64)  # the shard in which a detection without a match is false; -1 for all
+    for i in range(height):
+        best = _SOME_OVERLAP
+        neighbours[i] = first_shard if parts == 1 else -1
+        for j in range(width):
+            allowed[i, j] = overlaps[i, j] >= thresholds[rows[i]]
+            if allowed[i, j]:
+                weights[i, j] = weight_of(overlaps[i, j])
+                greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+                accuracies[i, j] = heading_accuracy(
+                    float(prediction_headings[rows[i]]), float(truth_headings[columns[j]])
+                )
+            if parts > 1 and np.float64(overlaps[i, j]) >= best:  # of equal ones the last
+                best = np.float64(overlaps[i, j])
+                neighbours[i] = truth_shards[columns[j]]
+    subset = np.empty(height, np.int64)
+    partners = np.empty(height, np.int64)
+    found = np.empty(width, np.bool_)
+    previous_size = -1
+    for c in range(len(score_cutoffs)):
+        size = 0
+        for i in range(height):
+            if scores[rows[i]] >= score_cutoffs[c]:
+                subset[size] = i
+                size += 1
+        # Subsets of ascending cutoffs are nested, so one of the same size is the same one.
+        if size != previous_size:
+            match_rows(weights, greatest, allowed, subset, size, partners)
+            previous_size = size
+            for j in range(width):
+                found[j] = False
+            for i in range(size):
                 if partners[i] >= 0:
                     found[partners[i]] = True
+        for i in range(size):
+            row = rows[subset[i]]
+            if partners[i] >= 0:
+                shard = truth_shards[columns[partners[i]]]
+                accuracy = accuracies[subset[i], partners[i]]
+                if accuracy > min_heading_accuracy:
                     true_positives[shard, c] += 1
-                    truth = columns[partners[i]]
-                    heading_sum += heading_accuracy(float(prediction_headings[rows[i]]), float(truth_headings[truth]))
-                elif not in_no_label_zone[rows[i]]:
-                    false_positives[shard, c] += 1
-            heading_sums[shard, c] = heading_sum
-            for j in range(len(columns)):
-                if not found[j]:
-                    for k in range(len(levels)):
-                        if truth_levels[columns[j]] <= levels[k]:
-                            false_negatives[shard, k, c] += 1
+                    heading_sums[frame, shard, c] += accuracy
+            elif not in_no_label_zone[row]:
+                for shard in range(first_shard, first_shard + parts):
+                    if neighbours[subset[i]] < 0 or neighbours[subset[i]] == shard:
+                        false_positives[shard, c] += 1
+        for j in range(width):
+            if not found[j]:
+                missed[truth_shards[columns[j]], truth_levels[columns[j]], c] += 1

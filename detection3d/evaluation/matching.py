@@ -7,6 +7,8 @@ alternating tree takes, among the columns that its rows reach by tight edges, th
 that joined the tree first, then the lowest column.
 """
 
+import math
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,10 @@ from detection3d.types.scene import Float32Array
 
 WEIGHT_SCALE = np.float32(1_000_000)  # an overlap of 1 in the matcher's integer weights
 
+_FAR = np.iinfo(np.int64).max
+
 Int32Matrix = npt.NDArray[np.int32]
+BoolMatrix = npt.NDArray[np.bool_]
 IndexArray = npt.NDArray[np.int64]
 
 
@@ -29,46 +34,84 @@ def maximum_weight_matching(weights: Int32Matrix) -> IndexArray:
     Returns:
         int64 [n]: the column of each row.
     """
-    n = len(weights)
+    return _padded_matching(weights, _greatest(weights), np.arange(len(weights)), len(weights))
+
+
+@numba.njit(cache=True, nogil=True)
+def _greatest(weights: Int32Matrix) -> IndexArray:
+    """Return the greatest weight of each row, 0 where there are no columns."""
+    greatest = np.zeros(len(weights), np.int64)
+    for i in range(len(weights)):
+        for j in range(weights.shape[1]):
+            greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+    return greatest
+
+
+@numba.njit(cache=True, nogil=True)
+def _padded_matching(weights: Int32Matrix, greatest: IndexArray, rows: IndexArray, count: int) -> IndexArray:
+    """Match some rows of a matrix, as if it were padded with zeros to a square.
+
+    Args:
+        weights: int32 [P, g], not negative.
+        greatest: int64 [P], the greatest weight of each row.
+        rows: int64 [p or more], the rows that take part, in their order.
+        count: p, how many of `rows` count.
+
+    Returns:
+        int64 [n], n the larger of p and g: the column of each row; columns from g on are padding.
+    """
+    g = weights.shape[1]
+    n = max(count, g)
     row_label = np.zeros(n, np.int64)
     column_label = np.zeros(n, np.int64)
     column_of = np.full(n, -1, np.int64)
     row_of = np.full(n, -1, np.int64)
-    for i in range(n):
-        for j in range(n):
-            row_label[i] = max(row_label[i], weights[i, j])
+    for i in range(count):
+        row_label[i] = max(greatest[rows[i]], 0)
 
     tree_rows = np.empty(n, np.int64)  # in the order in which they joined
     in_tree = np.empty(n, np.bool_)  # columns
     slack = np.empty(n, np.int64)  # of each column: the least over the tree's rows
     slack_row = np.empty(n, np.int64)  # place in tree_rows of the first row with that slack
+    first_free = 0
     for root in range(n):
         if row_label[root] == 0:
             # A row without any weight reaches every column whose label is 0, which all free columns are, before its
             # tree grows any other branch. So the tree always ends at the first free column, and changes nothing else.
-            for j in range(n):
-                if row_of[j] < 0:
-                    row_of[j] = root
-                    column_of[root] = j
-                    break
+            while row_of[first_free] >= 0:
+                first_free += 1
+            row_of[first_free] = root
+            column_of[root] = first_free
             continue
 
-        in_tree[:] = False
-        slack[:] = np.iinfo(np.int64).max
+        # Most trees are no more than their root and its first tight column.
+        first_tight = 0
+        while first_tight < g and row_label[root] + column_label[first_tight] > weights[rows[root], first_tight]:
+            first_tight += 1
+        if first_tight < g and row_of[first_tight] < 0:
+            row_of[first_tight] = root
+            column_of[root] = first_tight
+            continue
+
+        for j in range(n):
+            in_tree[j] = False
+            slack[j] = _FAR
         tree_rows[0] = root
         size = 1
         while True:
             newest = tree_rows[size - 1]
+            weighted = g if newest < count else 0
+            least = _FAR
             for j in range(n):
-                gap = row_label[newest] + column_label[j] - weights[newest, j]
-                if not in_tree[j] and gap < slack[j]:
+                if in_tree[j]:
+                    continue
+                gap = row_label[newest] + column_label[j]
+                if j < weighted:
+                    gap -= weights[rows[newest], j]
+                if gap < slack[j]:
                     slack[j] = gap
                     slack_row[j] = size - 1
-
-            least = np.iinfo(np.int64).max
-            for j in range(n):
-                if not in_tree[j]:
-                    least = min(least, slack[j])
+                least = min(least, slack[j])
             if least > 0:
                 for k in range(size):
                     row_label[tree_rows[k]] -= least
@@ -100,6 +143,45 @@ def maximum_weight_matching(weights: Int32Matrix) -> IndexArray:
 
 
 @numba.njit(cache=True, nogil=True)
+def weight_of(overlap: np.float32) -> np.int32:
+    """Return an overlap as the matcher's weight: half away from zero, on the product in float32, as std::round does."""
+    return np.int32(math.floor(np.float64(overlap * WEIGHT_SCALE) + 0.5))
+
+
+@numba.njit(cache=True, nogil=True)
+def match_rows(
+    weights: Int32Matrix,
+    greatest: IndexArray,
+    allowed: BoolMatrix,
+    rows: IndexArray,
+    count: int,
+    partners: IndexArray,
+) -> None:
+    """Match some detections of a frame with its objects.
+
+    Args:
+        weights: int32 [P, g], `weight_of` the overlaps of those that may match, else 0.
+        greatest: int64 [P], the greatest weight of each detection, -1 where it may match nothing.
+        allowed: bool [P, g], who may match.
+        rows: int64 [p or more], the detections that take part, in the frame's order.
+        count: p, how many of `rows` count.
+        partners: int64 [p or more]; filled in with the partner of each of the p detections, -1 where it has none.
+    """
+    g = weights.shape[1]
+    any_pair = False
+    for i in range(count):
+        partners[i] = -1
+        any_pair |= greatest[rows[i]] >= 0
+    if not any_pair:
+        return
+    column_of = _padded_matching(weights, greatest, rows, count)
+    for i in range(count):
+        j = column_of[i]
+        if j < g and allowed[rows[i], j]:
+            partners[i] = j
+
+
+@numba.njit(cache=True, nogil=True)
 def match_subset(
     overlaps: Float32Array,
     rows: IndexArray,
@@ -117,22 +199,16 @@ def match_subset(
     Returns:
         int64 [p]: place in `columns` of each detection's partner, -1 where it has none.
     """
-    partners = np.full(len(rows), -1, np.int64)
-    n = max(len(rows), len(columns))
-    weights = np.zeros((n, n), np.int32)
-    any_pair = False
+    allowed = np.zeros((len(rows), len(columns)), np.bool_)
+    weights = np.zeros((len(rows), len(columns)), np.int32)
+    greatest = np.full(len(rows), -1, np.int64)
     for i in range(len(rows)):
         for j in range(len(columns)):
             overlap = overlaps[rows[i], columns[j]]
             if overlap >= threshold:
-                # Half away from zero, on the product in float32, as std::round does there.
-                weights[i, j] = np.int32(np.floor(np.float64(overlap * WEIGHT_SCALE) + 0.5))
-                any_pair = True
-    if not any_pair:
-        return partners
-    column_of = maximum_weight_matching(weights)
-    for i in range(len(rows)):
-        j = column_of[i]
-        if j < len(columns) and overlaps[rows[i], columns[j]] >= threshold:
-            partners[i] = j
+                allowed[i, j] = True
+                weights[i, j] = weight_of(np.float32(overlap))
+                greatest[i] = max(greatest[i], np.int64(weights[i, j]))
+    partners = np.empty(len(rows), np.int64)
+    match_rows(weights, greatest, allowed, np.arange(len(rows)), len(rows), partners)
     return partners

@@ -5,57 +5,27 @@ belongs to the caller there is done by `prepare_ground_truth` and `overlaps_no_l
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import reduce
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from detection3d.errors import UserError
 from detection3d.evaluation.average_precision import PrecisionRecallCurve, average_precision, precision_recall_curve
-from detection3d.evaluation.breakdowns import Breakdown, ByObjectType, ByRange, Shard
-from detection3d.evaluation.counts import Counts, count_frame, no_counts
-from detection3d.evaluation.ground_truth import GroundTruth, no_ground_truth
-from detection3d.evaluation.inputs import FramePair, no_detections, pair_frames
-from detection3d.geometry.host.iou import iou_3d_matrix
-from detection3d.types.scene import Detections, Float32Array, ObjectType
+from detection3d.evaluation.breakdowns import Breakdown, Shard
+from detection3d.evaluation.counts import HIGHEST_LEVEL, Counts
+from detection3d.evaluation.frame_block import FrameBlock, shards_in_pool
+from detection3d.evaluation.ground_truth import GroundTruth
+from detection3d.evaluation.inputs import FramePair, pair_frames
+from detection3d.evaluation.metric_config import MetricConfig
+from detection3d.evaluation.overlap import type_overlaps
+from detection3d.types.scene import Detections, Float32Array
 
-_FRAMES_PER_ROUND = 512  # bounds the memory for counts that wait to be summed
+__all__ = ["MetricConfig", "MetricRow", "Metrics", "evaluate", "type_overlaps"]
 
-
-def _official_cutoffs() -> tuple[float, ...]:
-    return tuple(index * 0.01 for index in range(101))
-
-
-@dataclass(frozen=True)
-class MetricConfig:
-    """What the official metrics let one choose; the defaults are the official ones.
-
-    Attributes:
-        breakdowns: how to split the metrics.
-        levels: difficulty levels, ascending.
-        iou_thresholds: least 3D IoU of a match for UNKNOWN, VEHICLE, PEDESTRIAN, SIGN and CYCLIST.
-        score_cutoffs: ascending.
-        recall_step: see `average_precision`.
-
-    Raises:
-        UserError: levels or cutoffs are missing or not ascending, or there aren't five thresholds.
-    """
-
-    breakdowns: tuple[Breakdown, ...] = (ByObjectType(), ByRange())
-    levels: tuple[int, ...] = (1, 2)
-    iou_thresholds: tuple[float, ...] = (0.0, 0.7, 0.5, 0.5, 0.5)
-    score_cutoffs: tuple[float, ...] = field(default_factory=_official_cutoffs)
-    recall_step: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name, values in (("levels", self.levels), ("score_cutoffs", self.score_cutoffs)):
-            if not values or any(later <= earlier for earlier, later in pairwise(values)):
-                raise UserError(f"{name} of the metrics must be ascending and not empty, got {values}")
-        if len(self.iou_thresholds) != len(ObjectType):
-            raise UserError(f"iou_thresholds needs one for each of the {len(ObjectType)} types: {self.iou_thresholds}")
+_FRAMES_A_BLOCK = 128
+_OVERLAPS_A_BLOCK = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -138,88 +108,134 @@ def evaluate(
     """
     config = MetricConfig() if config is None else config
     pairs = pair_frames(predictions, ground_truth)
-    totals = [
-        no_counts(len(split.shards), len(config.levels), len(config.score_cutoffs)) for split in config.breakdowns
-    ]
+    blocks = list(_blocks(pairs))
+    cutoffs = config.cutoffs_for(np.concatenate([np.zeros(0, np.float32), *(item.scores for item in predictions)]))
+    totals = [Counts.zeros(1, len(split.shards), len(cutoffs)) for split in config.breakdowns]
+    numbers = [numbers_of_boxes((), split) for split in config.breakdowns]
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        for start in range(0, len(pairs), _FRAMES_PER_ROUND):
-            counted = pool.map(lambda pair: _count(pair, config), pairs[start : start + _FRAMES_PER_ROUND])
+        for counted, boxes in pool.map(lambda block: _count(block, config, cutoffs), blocks):
             # Merged in the order of the keys: float32 sums of heading accuracy depend on it.
-            totals = reduce(lambda sums, more: [a.plus(b) for a, b in zip(sums, more, strict=True)], counted, totals)
-    rows = [row for split, total in zip(config.breakdowns, totals, strict=True) for row in _rows(split, total, config)]
-    return Metrics(rows=tuple(rows), frames=len(pairs))
+            totals = [total.plus(more) for total, more in zip(totals, counted, strict=True)]
+            numbers = [total.plus(more) for total, more in zip(numbers, boxes, strict=True)]
+    curves = [_curves(counts, config.levels_of(index), cutoffs, config) for index, counts in enumerate(totals)]
+    return assemble(config, curves, numbers, len(pairs))
 
 
-def type_overlaps(detections: Detections, truth: GroundTruth) -> Float32Array:
-    """Return the 3D IoU of each detection with each object, float32 [D, M], 0 where the types differ."""
-    overlaps = iou_3d_matrix(detections.boxes, truth.boxes).astype(np.float32)
-    overlaps[detections.types[:, None] != truth.types[None, :]] = 0
-    return overlaps
+def assemble(
+    config: MetricConfig,
+    curves: Sequence[Sequence[PrecisionRecallCurve]],
+    numbers: Sequence["BoxNumbers"],
+    frames: int,
+    areas: Sequence[tuple[np.float32, np.float32]] | None = None,
+) -> Metrics:
+    """Make rows of curves.
 
+    Args:
+        config: the configuration.
+        curves: for each breakdown, a curve for each shard and, within it, each level.
+        numbers: of boxes, for each breakdown.
+        frames: how many were evaluated.
+        areas: AP and APH of each row; None computes them from the curves.
 
-def _count(pair: FramePair, config: MetricConfig) -> list[Counts]:
-    """Count one frame for every breakdown."""
-    detections = no_detections(*pair.key) if pair.detections is None else pair.detections
-    truth = no_ground_truth(*pair.key) if pair.truth is None else pair.truth
-    overlaps = type_overlaps(detections, truth)
-    cutoffs = np.array(config.score_cutoffs, np.float32)
-    levels = np.array(config.levels, np.int64)
-    result = []
-    for split in config.breakdowns:
-        shards = split.shards
-        counts = no_counts(len(shards), len(levels), len(cutoffs))
-        prediction_shards = split.assign(detections.boxes, detections.types)
-        truth_shards = split.assign(truth.boxes, truth.types)
-        count_frame(
-            overlaps,
-            detections.boxes[:, 6].astype(np.float64),
-            detections.scores.astype(np.float32),
-            detections.overlaps_no_label_zone.astype(np.bool_),
-            prediction_shards,
-            truth.boxes[:, 6].astype(np.float64),
-            truth.levels.astype(np.uint8),
-            truth_shards,
-            np.array([config.iou_thresholds[shard.object_type] for shard in shards], np.float32),
-            cutoffs,
-            levels,
-            counts.true_positives,
-            counts.false_positives,
-            counts.false_negatives,
-            counts.heading_accuracy,
-        )
-        for index, level in enumerate(config.levels):
-            in_level = truth_shards[(truth.levels <= level) & (truth_shards >= 0)]
-            counts.ground_truth[:, index] = np.bincount(in_level, minlength=len(shards))
-        counts.predictions[:] = np.bincount(prediction_shards[prediction_shards >= 0], minlength=len(shards))
-        result.append(counts)
-    return result
-
-
-def _rows(split: Breakdown, total: Counts, config: MetricConfig) -> list[MetricRow]:
-    rows = []
-    for s, shard in enumerate(split.shards):
-        for k, level in enumerate(config.levels):
-            curve = precision_recall_curve(
-                np.array(config.score_cutoffs, np.float32),
-                total.true_positives[s],
-                total.false_positives[s],
-                total.false_negatives[s, k],
-                total.heading_accuracy[s],
-            )
+    Returns:
+        The metrics.
+    """
+    rows: list[MetricRow] = []
+    for index, split in enumerate(config.breakdowns):
+        levels = config.levels_of(index)
+        labels = [(s, shard, level) for s, shard in enumerate(split.shards) for level in levels]
+        for (s, shard, level), curve in zip(labels, curves[index], strict=True):
+            if areas is None:
+                step = config.recall_step
+                ap = average_precision(curve.precision, curve.recall, step)
+                aph = average_precision(curve.heading_precision, curve.recall, step)
+            else:
+                ap, aph = areas[len(rows)]
             rows.append(
                 MetricRow(
                     name=f"{shard.name}_LEVEL_{level}",
                     breakdown=split.name,
                     shard=shard,
                     level=level,
-                    ap=average_precision(curve.precision, curve.recall, config.recall_step),
-                    aph=average_precision(curve.heading_precision, curve.recall, config.recall_step),
-                    ground_truth=int(total.ground_truth[s, k]),
-                    predictions=int(total.predictions[s]),
+                    ap=ap,
+                    aph=aph,
+                    ground_truth=int(numbers[index].ground_truth[s, : level + 1].sum()),
+                    predictions=int(numbers[index].predictions[s]),
                     true_positives=int(curve.true_positives[0]),
                     false_positives=int(curve.false_positives[0]),
                     false_negatives=int(curve.false_negatives[0]),
                     curve=curve,
                 )
             )
-    return rows
+    return Metrics(rows=tuple(rows), frames=frames)
+
+
+@dataclass(frozen=True)
+class BoxNumbers:
+    """How many boxes take part in a breakdown of S shards.
+
+    Attributes:
+        ground_truth: int64 [S, 3], objects of exactly that level.
+        predictions: int64 [S], detections that may match the shard's objects.
+    """
+
+    ground_truth: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+
+    def plus(self, other: "BoxNumbers") -> "BoxNumbers":
+        """Add those of other frames."""
+        return BoxNumbers(self.ground_truth + other.ground_truth, self.predictions + other.predictions)
+
+
+def numbers_of_boxes(pairs: Sequence[FramePair], split: Breakdown) -> BoxNumbers:
+    """Count the boxes of each shard."""
+    return _numbers(FrameBlock.of(pairs), split)
+
+
+def _numbers(block: FrameBlock, split: Breakdown) -> BoxNumbers:
+    count, levels = len(split.shards), HIGHEST_LEVEL + 1
+    shards = block.truth_shards(split)
+    present = shards >= 0
+    cells = shards[present] * levels + block.truth_levels[present]
+    pools = block.prediction_pools(split)
+    parts = shards_in_pool(split)
+    in_pools = np.bincount(pools[pools >= 0], minlength=count // parts)
+    return BoxNumbers(np.bincount(cells, minlength=count * levels).reshape(count, levels), np.repeat(in_pools, parts))
+
+
+def _blocks(pairs: Sequence[FramePair]) -> Iterator[Sequence[FramePair]]:
+    """Cut frames into pieces of bounded size."""
+    start = size = 0
+    for index, pair in enumerate(pairs):
+        if pair.detections is not None and pair.truth is not None:
+            size += len(pair.detections.boxes) * len(pair.truth.boxes)
+        if index + 1 - start == _FRAMES_A_BLOCK or size > _OVERLAPS_A_BLOCK:
+            yield pairs[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(pairs):
+        yield pairs[start:]
+
+
+def _count(
+    pairs: Sequence[FramePair], config: MetricConfig, cutoffs: Float32Array
+) -> tuple[list[Counts], list[BoxNumbers]]:
+    """Count some frames for every breakdown."""
+    block = FrameBlock.of(pairs)
+    return block.count(config, cutoffs), [_numbers(block, split) for split in config.breakdowns]
+
+
+def _curves(
+    counts: Counts, levels: Sequence[int], cutoffs: Float32Array, config: MetricConfig
+) -> list[PrecisionRecallCurve]:
+    return [
+        precision_recall_curve(
+            cutoffs,
+            counts.true_positives[s],
+            counts.false_positives[s],
+            counts.missed[s, : level + 1].sum(axis=0),
+            counts.heading_accuracy[0, s],
+            config.min_precision,
+        )
+        for s in range(len(counts.true_positives))
+        for level in levels
+    ]

@@ -68,7 +68,7 @@ def percents(ap: float | np.float32, aph: float | np.float32) -> tuple[str, str]
 
 
 def _cells(row: MetricRow) -> tuple[str, ...]:
-    name = " ".join(filter(None, (row.shard.object_type.name, row.shard.distance)))
+    name = " ".join(filter(None, (row.shard.object_type.name, row.shard.part)))
     values = percents(row.ap, row.aph) if row.ground_truth else (NO_GROUND_TRUTH, "")
     counts = (row.ground_truth, row.predictions, row.true_positives, row.false_positives, row.false_negatives)
     return (name, str(row.level), *values, *(f"{count:,}" for count in counts))

@@ -265,8 +265,161 @@ class Object(_message.Message):
     camera_name: CameraName.Name
     def __init__(self, object: _Optional[_Union[Label, _Mapping]] = ..., score: _Optional[float] = ..., overlap_with_nlz: bool = ..., context_name: _Optional[str] = ..., frame_timestamp_micros: _Optional[int] = ..., camera_name: _Optional[_Union[CameraName.Name, str]] = ...) -> None: ...
 
+class Submission(_message.Message):
+    __slots__ = ("task", "unique_method_name", "authors", "affiliation", "description", "method_link", "number_past_frames_exclude_current", "number_future_frames_exclude_current", "inference_results", "sensor_type", "account_name", "object_types", "latency_second", "docker_image_source")
+    class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[Submission.Task]
+        DETECTION_2D: _ClassVar[Submission.Task]
+        DETECTION_3D: _ClassVar[Submission.Task]
+        TRACKING_2D: _ClassVar[Submission.Task]
+        TRACKING_3D: _ClassVar[Submission.Task]
+        DOMAIN_ADAPTATION: _ClassVar[Submission.Task]
+        CAMERA_ONLY_DETECTION_3D: _ClassVar[Submission.Task]
+    UNKNOWN: Submission.Task
+    DETECTION_2D: Submission.Task
+    DETECTION_3D: Submission.Task
+    TRACKING_2D: Submission.Task
+    TRACKING_3D: Submission.Task
+    DOMAIN_ADAPTATION: Submission.Task
+    CAMERA_ONLY_DETECTION_3D: Submission.Task
+    class SensorType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        INVALID: _ClassVar[Submission.SensorType]
+        LIDAR_ALL: _ClassVar[Submission.SensorType]
+        LIDAR_TOP: _ClassVar[Submission.SensorType]
+        CAMERA_ALL: _ClassVar[Submission.SensorType]
+        CAMERA_LIDAR_TOP: _ClassVar[Submission.SensorType]
+        CAMERA_LIDAR_ALL: _ClassVar[Submission.SensorType]
+    INVALID: Submission.SensorType
+    LIDAR_ALL: Submission.SensorType
+    LIDAR_TOP: Submission.SensorType
+    CAMERA_ALL: Submission.SensorType
+    CAMERA_LIDAR_TOP: Submission.SensorType
+    CAMERA_LIDAR_ALL: Submission.SensorType
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
+    AUTHORS_FIELD_NUMBER: _ClassVar[int]
+    AFFILIATION_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    METHOD_LINK_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_PAST_FRAMES_EXCLUDE_CURRENT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FUTURE_FRAMES_EXCLUDE_CURRENT_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SENSOR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_NAME_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_TYPES_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DOCKER_IMAGE_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    task: Submission.Task
+    unique_method_name: str
+    authors: _containers.RepeatedScalarFieldContainer[str]
+    affiliation: str
+    description: str
+    method_link: str
+    number_past_frames_exclude_current: int
+    number_future_frames_exclude_current: int
+    inference_results: Objects
+    sensor_type: Submission.SensorType
+    account_name: str
+    object_types: _containers.RepeatedScalarFieldContainer[Label.Type]
+    latency_second: float
+    docker_image_source: str
+    def __init__(self, task: _Optional[_Union[Submission.Task, str]] = ..., unique_method_name: _Optional[str] = ..., authors: _Optional[_Iterable[str]] = ..., affiliation: _Optional[str] = ..., description: _Optional[str] = ..., method_link: _Optional[str] = ..., number_past_frames_exclude_current: _Optional[int] = ..., number_future_frames_exclude_current: _Optional[int] = ..., inference_results: _Optional[_Union[Objects, _Mapping]] = ..., sensor_type: _Optional[_Union[Submission.SensorType, str]] = ..., account_name: _Optional[str] = ..., object_types: _Optional[_Iterable[_Union[Label.Type, str]]] = ..., latency_second: _Optional[float] = ..., docker_image_source: _Optional[str] = ...) -> None: ...
+
 class Objects(_message.Message):
     __slots__ = ("objects",)
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     objects: _containers.RepeatedCompositeFieldContainer[Object]
     def __init__(self, objects: _Optional[_Iterable[_Union[Object, _Mapping]]] = ...) -> None: ...
+
+class Breakdown(_message.Message):
+    __slots__ = ()
+    class GeneratorId(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[Breakdown.GeneratorId]
+        ONE_SHARD: _ClassVar[Breakdown.GeneratorId]
+        OBJECT_TYPE: _ClassVar[Breakdown.GeneratorId]
+        RANGE: _ClassVar[Breakdown.GeneratorId]
+        TIME_OF_DAY: _ClassVar[Breakdown.GeneratorId]
+        LOCATION: _ClassVar[Breakdown.GeneratorId]
+        WEATHER: _ClassVar[Breakdown.GeneratorId]
+        VELOCITY: _ClassVar[Breakdown.GeneratorId]
+        ALL_BUT_SIGN: _ClassVar[Breakdown.GeneratorId]
+        SIZE: _ClassVar[Breakdown.GeneratorId]
+        CAMERA: _ClassVar[Breakdown.GeneratorId]
+    UNKNOWN: Breakdown.GeneratorId
+    ONE_SHARD: Breakdown.GeneratorId
+    OBJECT_TYPE: Breakdown.GeneratorId
+    RANGE: Breakdown.GeneratorId
+    TIME_OF_DAY: Breakdown.GeneratorId
+    LOCATION: Breakdown.GeneratorId
+    WEATHER: Breakdown.GeneratorId
+    VELOCITY: Breakdown.GeneratorId
+    ALL_BUT_SIGN: Breakdown.GeneratorId
+    SIZE: Breakdown.GeneratorId
+    CAMERA: Breakdown.GeneratorId
+    def __init__(self) -> None: ...
+
+class MatcherProto(_message.Message):
+    __slots__ = ()
+    class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TYPE_UNKNOWN: _ClassVar[MatcherProto.Type]
+        TYPE_HUNGARIAN: _ClassVar[MatcherProto.Type]
+        TYPE_SCORE_FIRST: _ClassVar[MatcherProto.Type]
+        TYPE_HUNGARIAN_TEST_ONLY: _ClassVar[MatcherProto.Type]
+    TYPE_UNKNOWN: MatcherProto.Type
+    TYPE_HUNGARIAN: MatcherProto.Type
+    TYPE_SCORE_FIRST: MatcherProto.Type
+    TYPE_HUNGARIAN_TEST_ONLY: MatcherProto.Type
+    def __init__(self) -> None: ...
+
+class Difficulty(_message.Message):
+    __slots__ = ("levels",)
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    levels: _containers.RepeatedScalarFieldContainer[Label.DifficultyLevel]
+    def __init__(self, levels: _Optional[_Iterable[_Union[Label.DifficultyLevel, str]]] = ...) -> None: ...
+
+class Config(_message.Message):
+    __slots__ = ("score_cutoffs", "num_desired_score_cutoffs", "breakdown_generator_ids", "difficulties", "matcher_type", "iou_thresholds", "box_type", "desired_recall_delta", "min_precision", "min_heading_accuracy", "include_details_in_measurements", "let_metric_config")
+    class BoxType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TYPE_UNKNOWN: _ClassVar[Config.BoxType]
+        TYPE_3D: _ClassVar[Config.BoxType]
+        TYPE_2D: _ClassVar[Config.BoxType]
+        TYPE_AA_2D: _ClassVar[Config.BoxType]
+    TYPE_UNKNOWN: Config.BoxType
+    TYPE_3D: Config.BoxType
+    TYPE_2D: Config.BoxType
+    TYPE_AA_2D: Config.BoxType
+    class LongitudinalErrorTolerantConfig(_message.Message):
+        __slots__ = ("enabled",)
+        ENABLED_FIELD_NUMBER: _ClassVar[int]
+        enabled: bool
+        def __init__(self, enabled: bool = ...) -> None: ...
+    SCORE_CUTOFFS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DESIRED_SCORE_CUTOFFS_FIELD_NUMBER: _ClassVar[int]
+    BREAKDOWN_GENERATOR_IDS_FIELD_NUMBER: _ClassVar[int]
+    DIFFICULTIES_FIELD_NUMBER: _ClassVar[int]
+    MATCHER_TYPE_FIELD_NUMBER: _ClassVar[int]
+    IOU_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    BOX_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_RECALL_DELTA_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRECISION_FIELD_NUMBER: _ClassVar[int]
+    MIN_HEADING_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_DETAILS_IN_MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
+    LET_METRIC_CONFIG_FIELD_NUMBER: _ClassVar[int]
+    score_cutoffs: _containers.RepeatedScalarFieldContainer[float]
+    num_desired_score_cutoffs: int
+    breakdown_generator_ids: _containers.RepeatedScalarFieldContainer[Breakdown.GeneratorId]
+    difficulties: _containers.RepeatedCompositeFieldContainer[Difficulty]
+    matcher_type: MatcherProto.Type
+    iou_thresholds: _containers.RepeatedScalarFieldContainer[float]
+    box_type: Config.BoxType
+    desired_recall_delta: float
+    min_precision: float
+    min_heading_accuracy: float
+    include_details_in_measurements: bool
+    let_metric_config: Config.LongitudinalErrorTolerantConfig
+    def __init__(self, score_cutoffs: _Optional[_Iterable[float]] = ..., num_desired_score_cutoffs: _Optional[int] = ..., breakdown_generator_ids: _Optional[_Iterable[_Union[Breakdown.GeneratorId, str]]] = ..., difficulties: _Optional[_Iterable[_Union[Difficulty, _Mapping]]] = ..., matcher_type: _Optional[_Union[MatcherProto.Type, str]] = ..., iou_thresholds: _Optional[_Iterable[float]] = ..., box_type: _Optional[_Union[Config.BoxType, str]] = ..., desired_recall_delta: _Optional[float] = ..., min_precision: _Optional[float] = ..., min_heading_accuracy: _Optional[float] = ..., include_details_in_measurements: bool = ..., let_metric_config: _Optional[_Union[Config.LongitudinalErrorTolerantConfig, _Mapping]] = ...) -> None: ...

@@ -113,6 +113,12 @@ def _iou_3d(a: Float64Array, b: Float64Array, scratch: Float64Array) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
+def iou_3d_pair(a: Float64Array, b: Float64Array) -> float:
+    """Return the 3D IoU of two boxes, float64 [7], for callers that are compiled themselves."""
+    return _iou_3d(a, b, np.empty((2, _MAX_VERTICES, 2), np.float64))
+
+
+@numba.njit(cache=True, nogil=True)
 def _pairs(a: Float64Array, b: Float64Array, three_dimensional: bool) -> Float64Array:
     result = np.empty(len(a), np.float64)
     scratch = np.empty((2, _MAX_VERTICES, 2), np.float64)
