@@ -29,7 +29,9 @@ def distribution_figure(errors: Mapping[str, Float64Array], label: str, mark: fl
         far = 0.0
         for k, (name, values) in enumerate(errors.items()):
             if len(values):
-                axes.plot(np.quantile(values, _QUANTILES), _QUANTILES, color=SERIES[k % len(SERIES)], label=name)
+                # An error of 0 has no place on a logarithmic scale; it is drawn beyond the left edge.
+                shown = np.quantile(values, _QUANTILES) if mark is None else np.quantile(values, _QUANTILES) + 1e-3
+                axes.plot(shown, _QUANTILES, color=SERIES[k % len(SERIES)], label=name)
                 far = max(far, float(np.quantile(values, 0.99)))
         axes.set(ylim=(0, 1.02), xlabel=label, ylabel="share of the detections")
         if mark is None:

@@ -98,6 +98,7 @@ def write_report(
             training=[training_picture(chart) for chart in training_charts],
             conflict=[] if conflict is None else conflict_pictures(conflict),
             objects=[] if analysis is None else tables.coverage_rows(analysis.coverage),
+            with_no_level=analysis is not None and tables.has_boxes_without_level(analysis.coverage),
             facts=tables.evaluated_facts(analysis, facts or {}),
             provenance=provenance,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detection3d.evaluation.analysis import Analysis
-from detection3d.evaluation.coverage import LEVELS, Coverage
+from detection3d.evaluation.coverage import Coverage
 from detection3d.evaluation.head_errors import HeadErrors
 from detection3d.evaluation.metrics import MetricRow, Metrics
 from detection3d.evaluation.metrics_json import MeanMetric, mean_metrics
@@ -110,19 +110,20 @@ def error_rows(analysis: Analysis) -> list[tuple[tuple[str, str], ...]]:
 
 
 def coverage_rows(coverage: Coverage) -> list[tuple[str, ...]]:
-    """Return type, objects of level 1, of level 2 alone, of no level, and detections."""
+    """Return type, objects of level 1, of level 2 alone, of no level where there are any, of all, and detections."""
     rows = []
     for kind in ObjectType:
         objects, detections = coverage.objects.get(kind, {}), coverage.detections.get(kind, 0)
         if objects or detections:
-            counts = (objects.get(1, 0), objects.get(2, 0), objects.get(0, 0), sum(objects.values()), detections)
+            without = (objects.get(0, 0),) if has_boxes_without_level(coverage) else ()
+            counts = (objects.get(1, 0), objects.get(2, 0), *without, sum(objects.values()), detections)
             rows.append((type_name(kind), *(f"{count:,}" for count in counts)))
     return rows
 
 
 def has_boxes_without_level(coverage: Coverage) -> bool:
-    """Tell whether a column for them is worth its place."""
-    return any(levels.get(LEVELS[0], 0) for levels in coverage.objects.values())
+    """Tell whether any object has no level, which files of ground truth allow: it counts in every level."""
+    return any(levels.get(0, 0) for levels in coverage.objects.values())
 
 
 def coverage_facts(coverage: Coverage) -> dict[str, str]:
