@@ -1,7 +1,7 @@
 """What the metrics don't say: errors of the boxes that were found, meaning of the scores, and the frames to look at."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +100,6 @@ def analyse(
     ground_truth: Sequence[GroundTruth],
     metrics: Metrics,
     config: MetricConfig | None = None,
-    drawable: Callable[[FrameKey], bool] = lambda _: True,
 ) -> Analysis:
     """Look at every frame once more.
 
@@ -109,7 +108,6 @@ def analyse(
         ground_truth: likewise.
         metrics: what `evaluate` returned for them.
         config: the metrics' configuration; None takes the official one.
-        drawable: which frames may be chosen for a picture.
 
     Returns:
         The analysis.
@@ -128,9 +126,9 @@ def analyse(
     scores = _join([look.scores for look in looks], (0,), np.float32)
     types = _join([look.types for look in looks], (0,), np.uint8)
     right = _join([look.right for look in looks], (0,), np.bool_)
-    worst, random = _choose([look.count for look in looks if drawable(look.count.key)])
+    worst, random = _choose([look.count for look in looks])
     return Analysis(
-        coverage=count_coverage(pairs, config),
+        coverage=count_coverage(pairs, metrics, config),
         cutoff=cutoff,
         pairs=matched,
         head_errors=head_errors_by_type(matched, EVALUATED_TYPES),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detection3d.evaluation.inputs import FramePair
-from detection3d.evaluation.metrics import MetricConfig
+from detection3d.evaluation.metrics import MetricConfig, Metrics
 from detection3d.types.scene import ObjectType
 from detection3d.types.segment_names import synthetic_segments
 
@@ -29,7 +29,7 @@ class Coverage:
         detections: by type, number of detections.
         in_no_label_zone: of the detections, how many overlap a no-label zone.
         iou_thresholds: by type, the least overlap of a match.
-        score_cutoffs: lowest, highest, and number of them.
+        score_cutoffs: lowest, highest, and number of them; None where nothing was measured.
     """
 
     segments: int
@@ -42,7 +42,7 @@ class Coverage:
     detections: dict[ObjectType, int] = field(default_factory=dict)
     in_no_label_zone: int = 0
     iou_thresholds: dict[ObjectType, float] = field(default_factory=dict)
-    score_cutoffs: tuple[float, float, int] = (0.0, 1.0, 101)
+    score_cutoffs: tuple[float, float, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -62,12 +62,15 @@ class Coverage:
             "detections": {kind.name: count for kind, count in self.detections.items()},
             "detections_in_no_label_zones": self.in_no_label_zone,
             "iou_thresholds": {kind.name: value for kind, value in self.iou_thresholds.items()},
-            "score_cutoffs": dict(zip(("lowest", "highest", "number"), self.score_cutoffs, strict=True)),
+            "score_cutoffs": None
+            if self.score_cutoffs is None
+            else dict(zip(("lowest", "highest", "number"), self.score_cutoffs, strict=True)),
         }
 
 
-def count_coverage(pairs: Sequence[FramePair], config: MetricConfig) -> Coverage:
-    """Count what `pair_frames` returned."""
+def count_coverage(pairs: Sequence[FramePair], metrics: Metrics, config: MetricConfig) -> Coverage:
+    """Count what `pair_frames` returned; the metrics are those of the same frames."""
+    cutoffs = metrics.rows[0].curve.score_cutoffs if metrics.rows else np.zeros(0, np.float32)
     objects = np.zeros((len(ObjectType), len(LEVELS)), np.int64)
     detections = np.zeros(len(ObjectType), np.int64)
     in_zone = 0
@@ -91,7 +94,8 @@ def count_coverage(pairs: Sequence[FramePair], config: MetricConfig) -> Coverage
         detections={kind: int(detections[kind]) for kind in _present(detections)},
         in_no_label_zone=in_zone,
         iou_thresholds={kind: config.iou_thresholds[kind] for kind in ObjectType if kind != ObjectType.UNKNOWN},
-        score_cutoffs=(config.score_cutoffs[0], config.score_cutoffs[-1], len(config.score_cutoffs)),
+        # With the digits that a person wrote: 0.3, and not what float32 makes of it.
+        score_cutoffs=(float(str(cutoffs[0])), float(str(cutoffs[-1])), len(cutoffs)) if len(cutoffs) else None,
     )
 
 

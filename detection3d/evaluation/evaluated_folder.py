@@ -42,7 +42,7 @@ def read_evaluated_folder(folder: Path) -> EvaluatedFolder:
     The boxes lie beside metrics.json, or in the files that its provenance names.
 
     Raises:
-        DataError: the folder holds no metrics.json, or the boxes are not to be found or are damaged.
+        DataError: the folder holds no metrics.json, or one of another configuration; or the boxes are not to be found or are damaged.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -50,6 +50,11 @@ def read_evaluated_folder(folder: Path) -> EvaluatedFolder:
             folder, f"there is no {FILE_NAME}; give a folder that tools/evaluate.py or tools/waymo_metrics.py wrote"
         )
     content = read_metrics_json(path)
+    configuration = content.get("provenance", {}).get("configuration", "official")
+    if configuration != "official":
+        raise DataError(
+            path, f"it was measured with the configuration {configuration}; only official metrics can be compared here"
+        )
     return EvaluatedFolder(
         path=folder,
         content=content,

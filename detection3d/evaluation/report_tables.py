@@ -128,7 +128,10 @@ def has_boxes_without_level(coverage: Coverage) -> bool:
 
 def coverage_facts(coverage: Coverage) -> dict[str, str]:
     """Return what was evaluated, as a list for people."""
-    low, high, number = coverage.score_cutoffs
+    cutoffs = "none"
+    if coverage.score_cutoffs is not None:
+        low, high, number = coverage.score_cutoffs
+        cutoffs = f"{number}, from {low:g} to {high:g}"
     overlaps = ", ".join(f"{type_name(kind).lower()} {value:g}" for kind, value in coverage.iou_thresholds.items())
     facts = {
         "Segments": f"{coverage.segments:,}" + (f", {coverage.synthetic:,} synthetic" if coverage.synthetic else ""),
@@ -136,7 +139,7 @@ def coverage_facts(coverage: Coverage) -> dict[str, str]:
         "Frames on one side only": f"{coverage.only_detections:,} in the detections alone (all they hold is false), "
         f"{coverage.only_truth:,} in the ground truth alone (all objects are missed)",
         "Least 3D IoU of a match": overlaps,
-        "Score cutoffs": f"{number}, from {low:g} to {high:g}",
+        "Score cutoffs": cutoffs,
         "Detections in no-label zones": f"{coverage.in_no_label_zone:,}; those that found nothing are not counted",
     }
     unknown = coverage.objects.get(ObjectType.UNKNOWN)

@@ -198,6 +198,9 @@ def test_files_are_found_by_the_provenance_of_metrics_json(tmp_path, capsys):
     write_metrics_json(apart, evaluate(perfect, truths), {})
     assert run_tool(tmp_path, apart) == 1
     assert "names no file of predictions" in capsys.readouterr().err
+    write_metrics_json(apart, evaluate(perfect, truths), {**named, "configuration": "mine.textproto"})
+    assert run_tool(tmp_path, apart) == 1
+    assert "measured with the configuration mine.textproto" in capsys.readouterr().err
     assert run_tool(tmp_path, tmp_path / "nowhere") == 1
     assert "there is no metrics.json" in capsys.readouterr().err
 
