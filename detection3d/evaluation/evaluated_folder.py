@@ -42,7 +42,8 @@ def read_evaluated_folder(folder: Path) -> EvaluatedFolder:
     The boxes lie beside metrics.json, or in the files that its provenance names.
 
     Raises:
-        DataError: the folder holds no metrics.json, or one of another configuration; or the boxes are not to be found or are damaged.
+        DataError: the folder holds no metrics.json, or one of another configuration; or the boxes are not to be found
+            or are damaged.
     """
     path = folder / FILE_NAME
     if not path.is_file():

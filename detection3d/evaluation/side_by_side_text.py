@@ -30,8 +30,9 @@ def percent(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Write a difference in percentage points, with its sign."""
-    return f"{100 * value:+.2f}".replace("-", MINUS)
+    """Write a difference in percentage points, with its sign; one that rounds to nothing has none."""
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
 
 
 def interval_text(values: Interval, as_difference: bool) -> str:
