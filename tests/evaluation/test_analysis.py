@@ -72,9 +72,10 @@ def test_a_single_segment_shows_several_of_its_frames():
 def test_frames_on_one_side_and_without_objects_are_counted():
     predictions = [found([box(10)], key=("a", 0)), found([], key=("b", 1)), found([box(3)], types=0, key=("a", 7))]
     truths = [truth([box(10), box(50)], [1, 2], [1, 3], key=("a", 0)), truth([], key=("c", 2))]
+    truths += [truth([box(10)], key=("c", time)) for time in (3, 4, 5)]
     coverage = analyse(predictions, truths, evaluate(predictions, truths)).coverage
-    assert (coverage.segments, coverage.frames) == (3, 4)
-    assert (coverage.without_objects, coverage.only_detections, coverage.only_truth) == (1, 2, 1)
+    assert (coverage.segments, coverage.frames) == (3, 7)
+    assert (coverage.without_objects, coverage.only_detections, coverage.only_truth) == (1, 2, 4)
     assert coverage.objects[ObjectType.SIGN] == {0: 0, 1: 0, 2: 1}
     assert coverage.detections == {ObjectType.UNKNOWN: 1, ObjectType.VEHICLE: 1}
 
