@@ -64,9 +64,12 @@ def is_of_interest(row: MetricRow) -> bool:
 
 
 def types_of_interest(metrics: Metrics) -> frozenset[ObjectType]:
-    """Return the object types that a reader should see: those of the mean, and others that were detected."""
+    """Return the object types that a reader should see: those of the mean, and others that were detected.
+
+    Metrics without the breakdown OBJECT_TYPE don't tell what was detected.
+    """
     rows = [row for row in metrics.rows if row.breakdown == "OBJECT_TYPE"]
-    return frozenset(row.shard.object_type for row in rows if is_of_interest(row))
+    return frozenset(MEAN_TYPES) | {row.shard.object_type for row in rows if is_of_interest(row)}
 
 
 def percents(ap: float | np.float32, aph: float | np.float32) -> tuple[str, str]:

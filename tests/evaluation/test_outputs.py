@@ -11,6 +11,7 @@ from detection3d.cli.run import run
 from detection3d.cli.waymo_metrics import main
 from detection3d.errors import DataError
 from detection3d.evaluation import evaluate, prepare_ground_truth
+from detection3d.evaluation.breakdowns import ByRange
 from detection3d.evaluation.metrics import MetricConfig
 from detection3d.evaluation.metrics_json import mean_metrics, metrics_to_json, read_metrics_json, write_metrics_json
 from detection3d.evaluation.metrics_table import print_metrics
@@ -189,6 +190,16 @@ def test_report_says_how_many_frames_it_leaves_out(tmp_path):
     page = report(tmp_path / "report.html", METRICS, [SCENE] * (MAX_SCENES + 1), "Many", {})
     assert f"{MAX_SCENES} of {MAX_SCENES + 1} frames are shown" in page.text
     assert sum(image["alt"].startswith("Bird") for image in page.images) == MAX_SCENES
+
+
+def test_metrics_that_are_not_split_by_type_make_a_report_too(tmp_path):
+    metrics = evaluate(
+        [DETECTIONS], [prepare_ground_truth(LABELS, "segment", 0)], MetricConfig(breakdowns=(ByRange(),))
+    )
+    page = report(tmp_path / "report.html", metrics, [SCENE], "By distance", {})
+    assert "not split by object type" in page.text
+    assert "Vehicle 30 to 50 m" in page.text
+    assert "2 found, 1 missed, 1 false" in page.text
 
 
 def test_same_input_gives_the_same_report(tmp_path):
