@@ -68,7 +68,7 @@ def cards(metrics: Metrics) -> list[Card]:
         if row.breakdown == "OBJECT_TYPE" and row.level == level and is_of_interest(row):
             value = _percent(row.aph) if row.ground_truth else NOT_AVAILABLE
             detail = f"AP {_percent(row.ap)}" if row.ground_truth else "no ground truth"
-            result.append(Card(f"{type_name(row.shard.object_type)} APH", value, detail))
+            result.append(Card(f"{type_name(row.shard.object_type)} APH, level {level}", value, detail))
     return result
 
 

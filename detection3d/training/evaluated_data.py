@@ -64,7 +64,9 @@ def _outside(truth: Sequence[GroundTruth], config: Config) -> str:
         outside = ((centres < low) | (centres >= high)).any(axis=1)
         counts += np.bincount(item.types[outside], minlength=len(ObjectType))
     span = f"x {low[0]:g} to {high[0]:g} m, y {low[1]:g} to {high[1]:g} m"
-    return f"{_counted(counts)}; the range is {span}" + (". They count as missed" if counts.any() else "")
+    return f"{_counted(counts)}; the range is {span}" + (
+        ". The metrics expect them all the same" if counts.any() else ""
+    )
 
 
 def _counted(counts: np.ndarray) -> str:
