@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Build the evaluation environment: Waymo's official package beside this checkout, in a virtual environment.
 #
-#   docker/evaluation_environment.sh [FOLDER]      (default: .evaluation-env in the checkout)
+#   docker/evaluation_environment.sh [--packages] [FOLDER]      (default: .evaluation-env in the checkout)
+#
+# With --packages it stops before this checkout goes in: an image's large layer, which a change of the code leaves as
+# it is. Run again without it, it goes on.
 #
 # It needs Python 3.11 on Linux x86_64, an index of Python packages that pip reaches, and 2 GB. Waymo's package holds
 # code compiled for TensorFlow 2.13 to 2.15, which exist up to Python 3.11 and refuse torch: hence an environment of
@@ -14,6 +17,11 @@
 # .evaluation-env/bin/python, or where DETECTION3D_EVALUATION_PYTHON points.
 set -euo pipefail
 
+packages_only=false
+if [[ ${1:-} == --packages ]]; then
+  packages_only=true
+  shift
+fi
 official='waymo-open-dataset-tf-2-12-0==1.6.7'
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 requirements="$checkout/docker/evaluation_requirements.txt"
@@ -25,7 +33,7 @@ fail() {
   exit 1
 }
 
-[[ $# -le 1 && $folder != -* ]] || fail "usage: docker/evaluation_environment.sh [FOLDER]"
+[[ $# -le 1 && $folder != -* ]] || fail "usage: docker/evaluation_environment.sh [--packages] [FOLDER]"
 [[ "$(uname -sm)" == "Linux x86_64" ]] ||
   fail "this is $(uname -sm); Waymo's package holds code compiled for Linux on x86_64 alone"
 
@@ -54,9 +62,13 @@ install() {
 }
 
 echo "building $folder; TensorFlow takes a while"
-install -r "$requirements" -e "$checkout"
-# Without its dependencies: it pins versions that contradict the others' (see evaluation_requirements.txt).
-install --no-deps "$official"
+# Both without their dependencies: the list is whole, and Waymo's package pins versions that contradict the list's.
+install --no-deps -r "$requirements" "$official"
+if $packages_only; then
+  echo "the packages are in; run the same command without --packages to go on"
+  exit 0
+fi
+install -e "$checkout"
 
 echo "trying it"
 TF_CPP_MIN_LOG_LEVEL=3 "$folder/bin/python" -I -c '

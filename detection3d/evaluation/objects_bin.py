@@ -1,147 +1,165 @@
 """Waymo's `Objects` message (protos/metrics.proto) to and from detections and ground truth."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation.ground_truth import GroundTruth, prepare_ground_truth
+from detection3d.evaluation.objects_stream import Source
+from detection3d.evaluation.objects_table import ObjectTable
+from detection3d.evaluation.wire_encode import encode_frame
+from detection3d.evaluation.wire_objects import (
+    BOX,
+    CAMERA,
+    HAS_BOX,
+    HAS_NAME,
+    HAS_POINTS,
+    HAS_SCORE,
+    HAS_SPEED,
+    HAS_TIME,
+    HAS_WHOLE_BOX,
+    IN_ZONE,
+    LEVEL,
+    POINTS,
+    SCORE,
+    TYPE,
+    VELOCITY,
+    ObjectRows,
+)
 from detection3d.protos import waymo_pb2
-from detection3d.types.scene import Boxes, Detections, Float32Array
+from detection3d.types.scene import BoolArray, Boxes, Detections, ObjectType
+
+MAX_MESSAGE = (1 << 31) - 1
+"""Bytes; protobuf's own decoders read no longer message."""
 
 
-def encode_detections(detections: Sequence[Detections]) -> bytes:
-    """Return the message's bytes; raises UserError where there is no box at all."""
-    objects = waymo_pb2.Objects()
-    for item in detections:
-        for box, kind, score, in_zone in zip(
-            item.boxes.tolist(), item.types, item.scores, item.overlaps_no_label_zone, strict=True
-        ):
-            entry = _add(objects, item, box, int(kind))
-            entry.score = float(score)
-            entry.overlap_with_nlz = bool(in_zone)
-    return _serialized(objects)
+def encode_objects(frames: Sequence[Detections] | Sequence[GroundTruth]) -> bytes:
+    """Return the message's bytes; raises UserError where there is no box at all, or too many."""
+    content = b"".join(encode_frame(item) for item in frames)
+    if not content:
+        raise UserError("no boxes to write: a .bin file can't hold frames without boxes; use .parquet, which can")
+    if len(content) > MAX_MESSAGE:
+        raise UserError(
+            f"an Objects message of {len(content):,} bytes: protobuf reads at most {MAX_MESSAGE:,}; use .parquet, or "
+            "for Waymo's server the shards of tools/make_submission.py"
+        )
+    return content
 
 
-def encode_ground_truth(ground_truth: Sequence[GroundTruth]) -> bytes:
-    """Return the message's bytes; raises UserError where there is no box at all."""
-    objects = waymo_pb2.Objects()
-    for item in ground_truth:
-        for index, (box, kind) in enumerate(zip(item.boxes.tolist(), item.types, strict=True)):
-            entry = _add(objects, item, box, int(kind))
-            entry.object.MergeFrom(
-                waymo_pb2.Label(
-                    detection_difficulty_level=waymo_pb2.Label.DifficultyLevel.Name(int(item.levels[index])),
-                    num_lidar_points_in_box=int(item.num_points[index]),
-                )
-            )
-            if item.velocity is not None:
-                velocity = item.velocity[index].tolist()
-                metadata = entry.object.metadata
-                metadata.speed_x, metadata.speed_y, metadata.speed_z = velocity
-    return _serialized(objects)
+def check_detection_rows(source: Source, rows: ObjectRows, first: int) -> None:
+    """Refuse objects that can't be detections; `first` is the number of the first row in the file."""
+    _check_rows(source, rows, first)
+    _refuse(source, rows.present & HAS_SCORE == 0, first, lambda _: "has no score; is this a file of ground truth?")
 
 
-def decode_detections(path: Path) -> tuple[Detections, ...]:
-    """Read detections; raises DataError with the number of the object where one lacks what a detection needs."""
-    objects = _parse(path).objects
-    for record, entry in enumerate(objects):
-        if not entry.HasField("score"):
-            raise DataError(path, "the object has no score; is this a file of ground truth?", record)
+def check_truth_rows(source: Source, rows: ObjectRows, first: int) -> None:
+    """Refuse objects that can't be labels; `first` is the number of the first row in the file."""
+    _check_rows(source, rows, first)
+    levels = rows.integers[:, LEVEL]
+    _refuse(
+        source,
+        (levels < 0) | (levels > 2),
+        first,
+        lambda row: f"has difficulty level {levels[row]}; levels are 0 (unknown), 1 and 2",
+    )
+
+
+def table_to_detections(table: ObjectTable) -> tuple[Detections, ...]:
+    """Return the detections of each frame."""
+    boxes = np.ascontiguousarray(table.rows.floats[:, BOX])
+    scores = table.rows.floats[:, SCORE].copy()
+    types = table.rows.integers[:, TYPE].astype(np.uint8)
+    in_zone = table.rows.integers[:, IN_ZONE].astype(np.bool_)
     return tuple(
         Detections(
-            context_name=context_name,
-            timestamp_micros=timestamp,
-            boxes=_boxes(entries),
-            types=np.array([entry.object.type for entry in entries], np.uint8),
-            scores=np.array([entry.score for entry in entries], np.float32),
-            overlaps_no_label_zone=np.array([entry.overlap_with_nlz for entry in entries], np.bool_),
+            context_name=key[0],
+            timestamp_micros=key[1],
+            boxes=boxes[start:end],
+            types=types[start:end],
+            scores=scores[start:end],
+            overlaps_no_label_zone=in_zone[start:end],
         )
-        for (context_name, timestamp), entries in _by_frame(path, objects).items()
+        for key, start, end in table.frames()
     )
 
 
-def decode_ground_truth(path: Path) -> tuple[GroundTruth, ...]:
-    """Read labels and prepare them; raises DataError where no label says how many lidar points it has."""
-    objects = _parse(path).objects
-    if not any(entry.object.HasField("num_lidar_points_in_box") for entry in objects):
-        raise DataError(
-            path,
-            "no object has num_lidar_points_in_box, and objects without lidar points are deleted, so nothing would be "
-            "left; write the file with the number of points in each box",
-        )
-    result = []
-    for (context_name, timestamp), entries in _by_frame(path, objects).items():
-        metadata = [entry.object.metadata for entry in entries]
-        velocity = np.array([(item.speed_x, item.speed_y, item.speed_z) for item in metadata], np.float32)
-        acceleration = np.array([(item.accel_x, item.accel_y, item.accel_z) for item in metadata], np.float32)
-        labels = Boxes(
-            boxes=_boxes(entries),
-            types=np.array([entry.object.type for entry in entries], np.uint8),
-            ids=tuple(entry.object.id for entry in entries),
-            difficulty=np.array([entry.object.detection_difficulty_level for entry in entries], np.uint8),
-            num_points=np.array([entry.object.num_lidar_points_in_box for entry in entries], np.int32),
-            velocity=velocity,
-            acceleration=acceleration,
-        )
-        truth = prepare_ground_truth(labels, context_name, timestamp)
-        known = any(item.HasField("speed_x") for item in metadata)
-        result.append(truth if known else replace(truth, velocity=None))
-    return tuple(result)
+def has_points(table: ObjectTable) -> bool:
+    """Tell whether any label says how many lidar points it has."""
+    return bool(np.any(table.rows.present & HAS_POINTS))
 
 
-def _add(objects: waymo_pb2.Objects, frame: Detections | GroundTruth, box: list[float], kind: int) -> waymo_pb2.Object:
-    x, y, z, length, width, height, heading = box
-    return objects.objects.add(
-        context_name=frame.context_name,
-        frame_timestamp_micros=frame.timestamp_micros,
-        object=waymo_pb2.Label(
-            type=waymo_pb2.Label.Type.Name(kind),
-            box=waymo_pb2.Label.Box(
-                center_x=x, center_y=y, center_z=z, length=length, width=width, height=height, heading=heading
-            ),
-        ),
+def table_to_ground_truth(table: ObjectTable) -> tuple[GroundTruth, ...]:
+    """Return the ground truth of each frame, prepared from its labels; velocity is None where no label has one."""
+    rows = table.rows
+    labels = Boxes(
+        boxes=np.ascontiguousarray(rows.floats[:, BOX]),
+        types=rows.integers[:, TYPE].astype(np.uint8),
+        ids=("",) * len(rows.present),
+        difficulty=rows.integers[:, LEVEL].astype(np.uint8),
+        num_points=rows.integers[:, POINTS].copy(),
+        velocity=np.ascontiguousarray(rows.floats[:, VELOCITY]),
+        acceleration=np.zeros((len(rows.present), 3), np.float32),
+    )
+    # All frames at once; forty thousand calls would take longer than the reading.
+    prepared = prepare_ground_truth(labels, "", 0)
+    frame_of = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
+    kept = frame_of[labels.num_points > 0]
+    assert len(kept) == len(prepared), "preparation keeps what has points"
+    bounds = np.searchsorted(kept, np.arange(len(table.keys) + 1)).tolist()
+    moving = np.zeros(len(table.keys), np.bool_)
+    moving[frame_of[rows.present & HAS_SPEED != 0]] = True
+    assert prepared.velocity is not None
+    return tuple(
+        GroundTruth(
+            context_name=key[0],
+            timestamp_micros=key[1],
+            boxes=prepared.boxes[start:end],
+            types=prepared.types[start:end],
+            levels=prepared.levels[start:end],
+            num_points=prepared.num_points[start:end],
+            velocity=prepared.velocity[start:end] if known else None,
+        )
+        for key, start, end, known in zip(table.keys, bounds[:-1], bounds[1:], moving.tolist(), strict=True)
     )
 
 
-def _serialized(objects: waymo_pb2.Objects) -> bytes:
-    if not objects.objects:
-        raise UserError("no boxes to write: a .bin file can't hold frames without boxes; use .parquet, which can")
-    return objects.SerializeToString()
+def _check_rows(source: Source, rows: ObjectRows, first: int) -> None:
+    present, types, cameras = rows.present, rows.integers[:, TYPE], rows.integers[:, CAMERA]
+    both = HAS_NAME | HAS_TIME
+    _refuse(
+        source,
+        present & both != both,
+        first,
+        lambda _: "doesn't name its frame (context_name, frame_timestamp_micros)",
+    )
+    _refuse(source, present & HAS_BOX == 0, first, lambda _: "has no box")
+    _refuse(
+        source,
+        cameras != 0,
+        first,
+        lambda row: f"belongs to a camera ({cameras[row]}); these metrics are those of lidar",
+    )
+    _refuse(
+        source,
+        present & HAS_WHOLE_BOX != HAS_WHOLE_BOX,
+        first,
+        lambda row: f"has no 3D box: {_missing(int(present[row]))} is missing",
+    )
+    _refuse(
+        source,
+        (types < 0) | (types > max(ObjectType)),
+        first,
+        lambda row: f"has type {types[row]}; Waymo's types are 0 to {max(ObjectType)}",
+    )
 
 
-def _parse(path: Path) -> waymo_pb2.Objects:
-    content = path.read_bytes()
-    if not content:
-        raise DataError(path, "the file is empty; write it again, or use .parquet, which can hold frames without boxes")
-    try:
-        objects = waymo_pb2.Objects.FromString(content)
-    except DecodeError as error:
-        raise DataError(path, f"not an Objects message, or cut short ({error}); write it again") from error
-    if not objects.objects:
-        raise DataError(path, "holds no objects; it is probably not an Objects message")
-    return objects
+def _refuse(source: Source, wrong: BoolArray, first: int, reason: Callable[[int], str]) -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(source.name, f"the object {reason(row)}", first + row)
 
 
-def _by_frame(path: Path, objects: Sequence[waymo_pb2.Object]) -> dict[tuple[str, int], list[waymo_pb2.Object]]:
-    frames: dict[tuple[str, int], list[waymo_pb2.Object]] = {}
-    for record, entry in enumerate(objects):
-        if not entry.HasField("context_name") or not entry.HasField("frame_timestamp_micros"):
-            raise DataError(path, "the object doesn't name its frame (context_name, frame_timestamp_micros)", record)
-        if not entry.object.HasField("box"):
-            raise DataError(path, "the object has no box", record)
-        if entry.camera_name != waymo_pb2.CameraName.UNKNOWN:
-            raise DataError(path, "the object belongs to a camera; these metrics are those of lidar detection", record)
-        frames.setdefault((entry.context_name, entry.frame_timestamp_micros), []).append(entry)
-    return frames
-
-
-def _boxes(entries: Sequence[waymo_pb2.Object]) -> Float32Array:
-    """Return float32 [M, 7]; float64 numbers beyond its range become infinite and are reported as such."""
-    boxes = [entry.object.box for entry in entries]
-    rows = [(b.center_x, b.center_y, b.center_z, b.length, b.width, b.height, b.heading) for b in boxes]
-    with np.errstate(over="ignore"):
-        return np.array(rows, np.float64).astype(np.float32).reshape(-1, 7)
+def _missing(present: int) -> str:
+    fields = waymo_pb2.Label.Box.DESCRIPTOR.fields
+    return ", ".join(field.name for field in fields if not present & 1 << field.number)
