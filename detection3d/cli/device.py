@@ -8,13 +8,15 @@ from detection3d.errors import UserError
 
 
 def choose_device(wanted: str | None) -> torch.device:
-    """Return the device that the user named, or the best one here.
+    """Return the device that the user named, or the best one here; under torchrun, each process's own of a node's GPUs.
 
     Raises:
         UserError: there is no such device.
     """
     if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and (number := os.environ.get("LOCAL_RANK")) is not None:
+        wanted = f"cuda:{number}"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
@@ -29,11 +31,13 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def refuse_several_ranks() -> None:
-    """Stop where a launcher started several processes: they would train apart without a word.
+    """Stop where a launcher started several processes: each would do all of the work.
 
     Raises:
         UserError: WORLD_SIZE is more than 1.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
-        raise UserError(f"started as {ranks} processes, but training runs on one; start it without torchrun")
+        raise UserError(
+            f"started as {ranks} processes, but this tool shares its work out itself; start it without torchrun"
+        )

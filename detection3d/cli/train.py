@@ -1,4 +1,8 @@
-"""Train a detector. Run the same command again to go on after an interruption."""
+"""Train a detector. Run the same command again to go on after an interruption.
+
+On several GPUs: torchrun --standalone --nproc-per-node 8 tools/train.py CONFIG ...
+The config's batch is that of all ranks together, and so is its learning rate: the steps are those of one process.
+"""
 
 import argparse
 import sys
@@ -10,7 +14,9 @@ from detection3d.cli.run import run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="a YAML file, or the name of a shipped config such as tiny")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as training.steps=100")
     parser.add_argument("--output", type=Path, help="the run's folder (default: runs/NAME of the config)")
@@ -21,11 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     config = load_config(options.config, options.overrides)  # before torch, so that a misspelt key is told at once
 
-    from detection3d.cli.device import choose_device, refuse_several_ranks
+    from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
+    from detection3d.training.team import joined_team
 
-    refuse_several_ranks()
-    train(config, options.output or Path("runs") / Path(options.config).stem, choose_device(options.device))
+    output = options.output or Path("runs") / Path(options.config).stem
+    device = choose_device(options.device)
+    with joined_team(device) as team:
+        train(config, output, device, team)
     return 0
 
 

@@ -34,7 +34,7 @@ def birdseye_figure(scene: JudgedScene) -> str:
     """
     reach = _reach(scene)
     with birdseye_axes(reach) as (figure, axes):
-        draw_points(axes, scene.frame.points, reach)
+        draw_points(axes, scene.points, reach)
         draw_vehicle(axes, reach)
         truth = scene.truth.boxes
         draw_boxes(axes, truth[scene.found], FOUND, width=0.9, fill=0.35)  # seen through the detection's outline
@@ -53,7 +53,7 @@ def boxes_beyond(scene: JudgedScene) -> int:
 
 
 def _reach(scene: JudgedScene) -> float:
-    return fitting_reach(_centres(scene), scene.frame.points)
+    return fitting_reach(_centres(scene), scene.points)
 
 
 def _centres(scene: JudgedScene) -> np.ndarray:

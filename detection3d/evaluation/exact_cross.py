@@ -31,30 +31,28 @@ def cross(a0: Point, a1: Point, b0: Point, b1: Point) -> float:
     plain = (a1[0] - a0[0]) * (b1[1] - b0[1]) - (a1[1] - a0[1]) * (b1[0] - b0[0])
     if abs(plain) > _NEAR_ZERO:
         return plain
-    terms = np.empty(16, np.float64)
-    _put_product(terms, 0, a1[0], b1[1])
-    _put_product(terms, 1, -a0[0], b1[1])
-    _put_product(terms, 2, -a1[0], b0[1])
-    _put_product(terms, 3, a0[0], b0[1])
-    _put_product(terms, 4, -a1[1], b1[0])
-    _put_product(terms, 5, a0[1], b1[0])
-    _put_product(terms, 6, a1[1], b0[0])
-    _put_product(terms, 7, -a0[1], b0[0])
-    return _accurate_sum(terms)
+    return _accurate_sum(_exact_terms(a0, a1, b0, b1))
 
 
 @numba.njit(cache=True, nogil=True)
-def _put_product(terms: Float64Array, index: int, a: float, b: float) -> None:
-    """Store a * b as its rounded value and the rounding error, which is a float64 number, too."""
-    product = a * b
-    wide = _SPLITTER * a
-    a_high = wide - (wide - a)
-    a_low = a - a_high
-    wide = _SPLITTER * b
-    b_high = wide - (wide - b)
-    b_low = b - b_high
-    terms[index] = product
-    terms[index + 8] = a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+def _exact_terms(a0: Point, a1: Point, b0: Point, b1: Point) -> Float64Array:
+    """Return the eight products that the cross product consists of, and the rounding error of each, float64 [16]."""
+    left = (a1[0], -a0[0], -a1[0], a0[0], -a1[1], a0[1], a1[1], -a0[1])
+    right = (b1[1], b1[1], b0[1], b0[1], b1[0], b1[0], b0[0], b0[0])
+    terms = np.empty(16, np.float64)
+    for k in range(8):
+        product = left[k] * right[k]
+        wide = _SPLITTER * left[k]
+        left_high = wide - (wide - left[k])
+        left_low = left[k] - left_high
+        wide = _SPLITTER * right[k]
+        right_high = wide - (wide - right[k])
+        right_low = right[k] - right_high
+        terms[k] = product
+        # The error of a product is a float64 number, too.
+        rest = product - left_high * right_high - left_low * right_high - left_high * right_low
+        terms[k + 8] = left_low * right_low - rest
+    return terms
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,7 +1,9 @@
 """The metrics as `metrics.json`.
 
 `{"schema_version": 1, "frames": n, "breakdowns": {official name: {"AP", "APH", "counts"}}, "means": {level: ...},
-"provenance": {...}}`. A float32 is written with the digits that bring back the same float32.
+"provenance": {...}}`, and the sections of `Analysis.to_json` ("evaluated", "head_errors", "calibration",
+"frames_shown") where the boxes were looked at. A new section does not change the version; a changed one does. A float32
+is written with the digits that bring back the same float32.
 """
 
 import json
@@ -50,12 +52,13 @@ def mean_metrics(metrics: Metrics) -> dict[int, MeanMetric]:
     return {level: _mean(rows) for level, rows in by_level.items()}
 
 
-def metrics_to_json(metrics: Metrics, provenance: Mapping[str, Any]) -> str:
+def metrics_to_json(metrics: Metrics, provenance: Mapping[str, Any], sections: Mapping[str, Any] | None = None) -> str:
     """Return the text of `metrics.json`.
 
     Args:
         metrics: the result of `evaluate`.
         provenance: whatever says where the numbers come from: checkpoint, commit, versions. JSON values.
+        sections: more of them, such as `Analysis.to_json()`.
 
     Returns:
         JSON, indented, with a newline at the end.
@@ -86,15 +89,18 @@ def metrics_to_json(metrics: Metrics, provenance: Mapping[str, Any]) -> str:
             }
             for level, mean in mean_metrics(metrics).items()
         },
+        **(sections or {}),
         "provenance": dict(provenance),
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def write_metrics_json(folder: Path | str, metrics: Metrics, provenance: Mapping[str, Any]) -> Path:
+def write_metrics_json(
+    folder: Path | str, metrics: Metrics, provenance: Mapping[str, Any], sections: Mapping[str, Any] | None = None
+) -> Path:
     """Write `metrics.json` into an existing folder and return its path; arguments as in `metrics_to_json`."""
     path = Path(folder) / FILE_NAME
-    replace_file(path, metrics_to_json(metrics, provenance).encode())
+    replace_file(path, metrics_to_json(metrics, provenance, sections).encode())
     return path
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from detection3d.evaluation.metrics import MetricRow, Metrics
 from detection3d.evaluation.metrics_json import MEAN_TYPES, mean_metrics
 from detection3d.evaluation.terminal import print_table
+from detection3d.types.scene import ObjectType
 
 NO_GROUND_TRUTH = "no ground truth"
 
@@ -60,6 +61,15 @@ def is_of_interest(row: MetricRow) -> bool:
     if row.shard.object_type not in MEAN_TYPES:
         return row.predictions > 0
     return row.breakdown == "OBJECT_TYPE" or row.ground_truth > 0 or row.predictions > 0
+
+
+def types_of_interest(metrics: Metrics) -> frozenset[ObjectType]:
+    """Return the object types that a reader should see: those of the mean, and others that were detected.
+
+    Metrics without the breakdown OBJECT_TYPE don't tell what was detected.
+    """
+    rows = [row for row in metrics.rows if row.breakdown == "OBJECT_TYPE"]
+    return frozenset(MEAN_TYPES) | {row.shard.object_type for row in rows if is_of_interest(row)}
 
 
 def percents(ap: float | np.float32, aph: float | np.float32) -> tuple[str, str]:

@@ -1,63 +1,36 @@
 """The report: one HTML file that needs nothing else, neither a network nor a server."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT, birdseye_figure, boxes_beyond
-from detection3d.evaluation.conflict_figures import (
-    ConflictView,
-    PurityHistory,
-    conflict_figure,
-    mass_figure,
-    purity_figure,
+from detection3d.evaluation import report_tables as tables
+from detection3d.evaluation.analysis import Analysis
+from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT
+from detection3d.evaluation.conflict_figures import ConflictView, PurityHistory
+from detection3d.evaluation.figures import Curve
+from detection3d.evaluation.metrics import MetricConfig, Metrics
+from detection3d.evaluation.metrics_table import types_of_interest
+from detection3d.evaluation.operating_point import best_cutoff
+from detection3d.evaluation.report_pictures import (
+    Picture,
+    conflict_pictures,
+    error_pictures,
+    precision_recall_pictures,
+    reliability_pictures,
+    scene_picture,
+    training_picture,
 )
-from detection3d.evaluation.figures import Curve, data_uri, line_figure, precision_recall_figure
-from detection3d.evaluation.metrics import MetricConfig, MetricRow, Metrics
-from detection3d.evaluation.metrics_json import MeanMetric, mean_metrics
-from detection3d.evaluation.metrics_table import is_of_interest, percents
-from detection3d.evaluation.scenes import JudgedScene, Scene, best_cutoff, judge_scene
+from detection3d.evaluation.scenes import Scene, judge_scene
 from detection3d.files import replace_file
 
-__all__ = ["MAX_SCENES", "ConflictView", "Curve", "PurityHistory", "Scene", "write_report"]
+__all__ = ["MAX_SCENES", "ConflictView", "Curve", "PurityHistory", "Scene", "page_environment", "write_report"]
 
 MAX_SCENES = 8
 """Pictures in a report: each takes 100 to 300 kB, and a report should open at once."""
 
-NOT_AVAILABLE = "n/a"
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """An image of the report: `source` is a data URI, `alternative` what a reader who can't see it should know."""
-
-    source: str
-    alternative: str
-    title: str = ""
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of a metric table; `ap` is empty where there is no ground truth."""
-
-    name: str
-    level: int
-    ap: str
-    aph: str
-    counts: tuple[str, ...]
-    first_of_type: bool
-
-
-@dataclass(frozen=True)
-class _Card:
-    """A number at the top of the report."""
-
-    name: str
-    value: str
-    detail: str
+LEGEND = {"FOUND": FOUND, "MISSED": MISSED, "RIGHT": RIGHT, "FALSE": FALSE, "EXCUSED": EXCUSED}
 
 
 def write_report(
@@ -69,6 +42,9 @@ def write_report(
     training_charts: Sequence[Curve | PurityHistory] = (),
     conflict: ConflictView | None = None,
     config: MetricConfig | None = None,
+    *,
+    analysis: Analysis | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report.
 
@@ -81,154 +57,78 @@ def write_report(
         training_charts: charts of the training; none leaves them out.
         conflict: where the tasks conflicted in training; None leaves the maps out.
         config: the metrics' configuration, for the pictures; None takes the official one.
+        analysis: what `analyse` returned for the same files; None leaves out errors, calibration and counts. The
+            scenes should be those of `analysis.shown`.
+        facts: what was evaluated as far as only the caller knows, such as the data's folder; shown before the counts.
 
     Returns:
         The path.
     """
     config = MetricConfig() if config is None else config
-    cutoff = best_cutoff(metrics)
-    shown = {row.shard.object_type for row in metrics.rows if is_of_interest(row)}
-    environment = jinja2.Environment(
+    cutoff, shown = best_cutoff(metrics), types_of_interest(metrics)
+    html = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            frames=metrics.frames,
+            coverage=None if analysis is None else analysis.coverage,
+            headline=tables.headline(metrics),
+            cards=tables.cards(metrics),
+            by_type=tables.metric_lines(metrics, "OBJECT_TYPE"),
+            by_range=tables.metric_lines(metrics, "RANGE"),
+            others=tables.other_breakdowns(metrics),
+            means=tables.mean_lines(metrics),
+            curves=precision_recall_pictures(metrics),
+            errors=[] if analysis is None else tables.error_rows(analysis),
+            error_charts=[] if analysis is None else error_pictures(analysis),
+            reliability=[] if analysis is None else reliability_pictures(analysis),
+            overall_calibration=None if analysis is None else analysis.overall_calibration.error,
+            scene_groups=_scene_groups(
+                [
+                    (scene.detections.key, scene_picture(judge_scene(scene, cutoff, config, shown)))
+                    for scene in scenes[:MAX_SCENES]
+                ],
+                analysis,
+            ),
+            scenes_drawn=min(len(scenes), MAX_SCENES),
+            scene_count=len(scenes),
+            cutoff=f"{cutoff:.2f}",
+            legend=LEGEND,
+            training=[training_picture(chart) for chart in training_charts],
+            conflict=[] if conflict is None else conflict_pictures(conflict),
+            objects=[] if analysis is None else tables.coverage_rows(analysis.coverage),
+            with_no_level=analysis is not None and tables.has_boxes_without_level(analysis.coverage),
+            facts=tables.evaluated_facts(analysis, facts or {}),
+            provenance=provenance,
+        )
+    )
+    replace_file(Path(path), html.encode())
+    return Path(path)
+
+
+def page_environment() -> jinja2.Environment:
+    """Return where the pages' templates come from."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    html = environment.get_template("report.html.j2").render(
-        title=title,
-        frames=metrics.frames,
-        cards=_cards(metrics),
-        by_type=_lines(metrics, "OBJECT_TYPE"),
-        by_range=_lines(metrics, "RANGE"),
-        means=_mean_lines(metrics),
-        curves=_precision_recall(metrics),
-        scenes=[_scene_picture(judge_scene(scene, cutoff, config, shown)) for scene in scenes[:MAX_SCENES]],
-        scene_count=len(scenes),
-        cutoff=f"{cutoff:.2f}",
-        legend={"FOUND": FOUND, "MISSED": MISSED, "RIGHT": RIGHT, "FALSE": FALSE, "EXCUSED": EXCUSED},
-        training=[_training_picture(chart) for chart in training_charts],
-        conflict=[] if conflict is None else _conflict_pictures(conflict),
-        provenance=provenance,
-    )
-    replace_file(Path(path), html.encode())
-    return Path(path)
 
 
-def _cards(metrics: Metrics) -> list[_Card]:
-    cards = []
-    for level, mean in mean_metrics(metrics).items():
-        cards.append(_mean_card(level, mean))
-    hardest = max((row.level for row in metrics.rows), default=0)
-    for row in metrics.rows:
-        if row.breakdown == "OBJECT_TYPE" and row.level == hardest and is_of_interest(row):
-            value = percents(row.ap, row.aph)[0] if row.ground_truth else NOT_AVAILABLE
-            detail = f"APH {percents(row.ap, row.aph)[1]}" if row.ground_truth else "no ground truth"
-            cards.append(_Card(f"{_type_name(row)}, level {row.level}", value, detail))
-    return cards
-
-
-def _mean_card(level: int, mean: MeanMetric) -> _Card:
-    if mean.ap is None or mean.aph is None:
-        return _Card(f"Mean, level {level}", NOT_AVAILABLE, "no ground truth")
-    ap, aph = percents(mean.ap, mean.aph)
-    missing = f", without {', '.join(mean.without_ground_truth).lower()}" if mean.without_ground_truth else ""
-    return _Card(f"Mean, level {level}", ap, f"APH {aph}{missing}")
-
-
-def _lines(metrics: Metrics, breakdown: str) -> list[_Line]:
-    lines: list[_Line] = []
-    previous = None
-    for row in metrics.rows:
-        if row.breakdown != breakdown or not is_of_interest(row):
-            continue
-        ap, aph = percents(row.ap, row.aph) if row.ground_truth else ("", "")
-        counts = (row.ground_truth, row.predictions, row.true_positives, row.false_positives, row.false_negatives)
-        name = f"{_type_name(row)} {_distance(row)}".strip()
-        lines.append(_Line(name, row.level, ap, aph, tuple(f"{count:,}" for count in counts), name != previous))
-        previous = name
-    return lines
-
-
-def _mean_lines(metrics: Metrics) -> list[_Line]:
-    lines = []
-    for level, mean in mean_metrics(metrics).items():
-        ap, aph = ("", "") if mean.ap is None or mean.aph is None else percents(mean.ap, mean.aph)
-        over = ", ".join(mean.over).lower()
-        lines.append(_Line(f"Mean over {over}" if over else "Mean", level, ap, aph, (), not lines))
-    return lines
-
-
-def _precision_recall(metrics: Metrics) -> list[_Picture]:
-    by_type: dict[str, list[MetricRow]] = {}
-    for row in metrics.rows:
-        if row.breakdown == "OBJECT_TYPE" and row.ground_truth and is_of_interest(row):
-            by_type.setdefault(_type_name(row), []).append(row)
-    pictures = []
-    for name, rows in by_type.items():
-        values = [f"level {row.level}: AP {percents(row.ap, row.aph)[0]} %" for row in rows]
-        svg = precision_recall_figure({f"level {row.level}": row.curve for row in rows})
-        pictures.append(_Picture(data_uri(svg), f"Precision against recall for {name}; {'; '.join(values)}", name))
-    return pictures
-
-
-def _scene_picture(scene: JudgedScene) -> _Picture:
-    frame = scene.frame
-    found, missed = int(scene.found.sum()), int((~scene.found).sum())
-    false = int((~scene.matched & ~scene.excused).sum())
-    if scene.labelled:
-        parts = [f"{found} found", f"{missed} missed", f"{false} false"]
-        if excused := int(scene.excused.sum()):
-            parts.append(f"{excused} in a no-label zone")
-        caption = ", ".join(parts)
-    else:
-        caption = f"{len(scene.boxes)} detections, no ground truth"
-    if beyond := boxes_beyond(scene):
-        caption += f"; {beyond} boxes lie outside the picture"
-    extra = ", ".join(filter(None, (frame.time_of_day, frame.weather, frame.location)))
-    return _Picture(
-        source=data_uri(birdseye_figure(scene)),
-        alternative=f"Bird's-eye view of frame {frame.context_name} at {frame.timestamp_micros}: {caption}",
-        title=f"{frame.context_name} · {frame.timestamp_micros}",
-        caption=f"{caption} · {len(frame.points):,} points" + (f" · {extra}" if extra else ""),
-    )
-
-
-def _training_picture(chart: Curve | PurityHistory) -> _Picture:
-    if isinstance(chart, PurityHistory):
-        title = "Purity of the sign at the fork"
-        alternative = f"{title}: shares of the positions with a gradient by purity, against the step"
-        caption = "1: all gradients there are positive, 0: all are negative, ½: both signs weigh the same"
-        return _Picture(data_uri(purity_figure(chart)), alternative, title, caption)
-    alternative = f"{chart.title}: {chart.y_label} against {chart.x_label}; {', '.join(chart.series)}"
-    return _Picture(data_uri(line_figure(chart)), alternative, chart.title)
-
-
-def _conflict_pictures(view: ConflictView) -> list[_Picture]:
-    place = f"step {view.step:,}, over all samples and channels"
-    return [
-        _Picture(
-            data_uri(conflict_figure(view)),
-            f"Map seen from above of the part of the tasks' gradients that cancels, at step {view.step}",
-            "Where the tasks conflict",
-            f"{place}: {100 * view.total_share:.1f} % of all gradient cancels between the tasks",
-        ),
-        _Picture(
-            data_uri(mass_figure(view)),
-            f"Map seen from above of the sum of the tasks' absolute gradients, at step {view.step}",
-            "Where there is gradient",
-            place,
-        ),
-    ]
-
-
-def _type_name(row: MetricRow) -> str:
-    return row.shard.object_type.name.capitalize()
-
-
-def _distance(row: MetricRow) -> str:
-    """Write the official "[30, 50)" and "[50, +inf)" for people."""
-    if not row.shard.distance:
-        return ""
-    near, far = row.shard.distance.strip("[)").split(", ")
-    return f"beyond {near} m" if far == "+inf" else f"{near} to {far} m"
+def _scene_groups(
+    pictures: Sequence[tuple[tuple[str, int], Picture]], analysis: Analysis | None
+) -> dict[str, list[Picture]]:
+    """Return the pictures by the reason why they were chosen."""
+    if analysis is None:
+        return {"": [picture for _, picture in pictures]} if pictures else {}
+    worst = {frame.key for frame in analysis.worst}
+    groups = {
+        "The worst of their segments: most objects missed and detections false": [
+            picture for key, picture in pictures if key in worst
+        ],
+        "Drawn at random from the others": [picture for key, picture in pictures if key not in worst],
+    }
+    return {name: group for name, group in groups.items() if group}

@@ -4,19 +4,20 @@ The metrics match at a hundred score cutoffs; a picture needs one. It shows the 
 the metrics' own matcher, and objects of every difficulty level.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from detection3d.evaluation.breakdowns import EVALUATED_TYPES
+from detection3d.evaluation.frame_matching import match_frame
 from detection3d.evaluation.ground_truth import GroundTruth, no_ground_truth, prepare_ground_truth
-from detection3d.evaluation.matching import match_subset
-from detection3d.evaluation.metrics import MetricConfig, Metrics, type_overlaps
-from detection3d.evaluation.metrics_json import MEAN_TYPES
-from detection3d.types.scene import BoolArray, Boxes, Detections, Float32Array, Frame, ObjectType
+from detection3d.evaluation.inputs import no_detections
+from detection3d.evaluation.metrics import MetricConfig, type_overlaps
+from detection3d.evaluation.operating_point import DEFAULT_CUTOFF, best_cutoff
+from detection3d.types.scene import BoolArray, Detections, Float32Array, Frame, ObjectType
 
-DEFAULT_CUTOFF = 0.3  # where there is no ground truth to choose one by
+__all__ = ["DEFAULT_CUTOFF", "JudgedScene", "Scene", "best_cutoff", "judge_scene", "scene_of_frame", "scenes_of_files"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,16 @@ class Scene:
     """A frame and what was found in it.
 
     Attributes:
-        frame: the frame; without labels, every detection is drawn as it is.
-        detections: those of the same frame.
+        detections: the frame's.
+        truth: its objects; None where there is no ground truth: then every detection is drawn as it is.
+        points: float32 [N, 3 or more], vehicle frame; None where only files of boxes are at hand.
+        circumstances: time of day, weather, place; empty where unknown.
     """
 
-    frame: Frame
     detections: Detections
+    truth: GroundTruth | None
+    points: Float32Array | None = None
+    circumstances: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,7 @@ class JudgedScene:
     """A scene's detections above one score, against its ground truth.
 
     Attributes:
-        frame: the frame.
-        labelled: whether there is a ground truth to judge by.
+        scene: what was judged.
         boxes: float32 [D, 7], the detections above the score.
         scores: float32 [D].
         matched: bool [D], the detection found an object.
@@ -47,14 +51,52 @@ class JudgedScene:
         found: bool [M].
     """
 
-    frame: Frame
-    labelled: bool
+    scene: Scene
     boxes: Float32Array
     scores: Float32Array
     matched: BoolArray
     excused: BoolArray
     truth: GroundTruth
     found: BoolArray
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a ground truth to judge by."""
+        return self.scene.truth is not None
+
+    @property
+    def points(self) -> Float32Array:
+        """The scene's points, [N, 3 or more]; none where they aren't at hand."""
+        return np.zeros((0, 3), np.float32) if self.scene.points is None else self.scene.points
+
+
+def scene_of_frame(frame: Frame, detections: Detections) -> Scene:
+    """Return a scene with the points and the prepared labels of a frame; the detections are those of the same frame."""
+    truth = None if frame.labels is None else prepare_ground_truth(frame.labels, *frame.key)
+    extra = ", ".join(filter(None, (frame.time_of_day, frame.weather, frame.location)))
+    return Scene(detections, truth, frame.points, extra)
+
+
+def scenes_of_files(
+    keys: Sequence[tuple[str, int]], predictions: Sequence[Detections], ground_truth: Sequence[GroundTruth]
+) -> list[Scene]:
+    """Return scenes without points, from what the metrics were computed from.
+
+    Args:
+        keys: the frames to show, such as `Analysis.shown`.
+        predictions: the detections of all frames.
+        ground_truth: likewise. Frames that it doesn't hold are shown as the metrics see them, without objects; where
+            it holds none at all, there is nothing to judge by.
+    """
+    detections = {item.key: item for item in predictions}
+    truths = {item.key: item for item in ground_truth}
+    return [
+        Scene(
+            detections=detections[key] if key in detections else no_detections(*key),
+            truth=(truths[key] if key in truths else no_ground_truth(*key)) if ground_truth else None,
+        )
+        for key in keys
+    ]
 
 
 def judge_scene(
@@ -71,26 +113,15 @@ def judge_scene(
     Returns:
         What is right and what isn't.
     """
-    frame, detections = scene.frame, scene.detections
-    labelled = frame.labels is not None
-    truth = (
-        no_ground_truth(*frame.key)
-        if frame.labels is None
-        else prepare_ground_truth(_of_types(frame.labels, types), *frame.key)
-    )
-    overlaps = type_overlaps(detections, truth)
-    matched = np.zeros(len(detections.boxes), np.bool_)
+    detections = scene.detections
+    truth = no_ground_truth(*detections.key) if scene.truth is None else _of_types(scene.truth, types)
+    partners = match_frame(detections, truth, type_overlaps(detections, truth), config, cutoff)
+    matched = partners >= 0
     found = np.zeros(len(truth), np.bool_)
-    shown = detections.scores >= np.float32(cutoff)
-    for kind in EVALUATED_TYPES:
-        rows = np.flatnonzero(shown & (detections.types == kind))
-        columns = np.flatnonzero(truth.types == kind)
-        partners = match_subset(overlaps, rows, columns, np.float32(config.iou_thresholds[kind]))
-        matched[rows[partners >= 0]] = True
-        found[columns[partners[partners >= 0]]] = True
+    found[partners[matched]] = True
+    shown = (detections.scores >= np.float32(cutoff)) & (detections.types != ObjectType.UNKNOWN)
     return JudgedScene(
-        frame=frame,
-        labelled=labelled,
+        scene=scene,
         boxes=detections.boxes[shown],
         scores=detections.scores[shown],
         matched=matched[shown],
@@ -100,27 +131,13 @@ def judge_scene(
     )
 
 
-def _of_types(labels: Boxes, types: Collection[ObjectType]) -> Boxes:
-    return labels.select(np.isin(labels.types, list(types)))
-
-
-def best_cutoff(metrics: Metrics) -> float:
-    """Return the score cutoff with the best F1 over vehicles, pedestrians and cyclists at the hardest level.
-
-    Args:
-        metrics: the result of `evaluate`, with the OBJECT_TYPE breakdown.
-
-    Returns:
-        The lowest such cutoff; 0.3 where nothing was found.
-    """
-    rows = [row for row in metrics.rows if row.breakdown == "OBJECT_TYPE" and row.shard.object_type in MEAN_TYPES]
-    hardest = max((row.level for row in rows), default=0)
-    curves = [row.curve for row in rows if row.level == hardest and row.ground_truth]
-    if not curves:
-        return DEFAULT_CUTOFF
-    found = np.sum([curve.true_positives for curve in curves], axis=0)
-    wrong = np.sum([curve.false_positives + curve.false_negatives for curve in curves], axis=0)
-    if not found.any():
-        return DEFAULT_CUTOFF
-    best = np.argmax(2 * found / np.maximum(2 * found + wrong, 1))
-    return float(curves[0].score_cutoffs[best])
+def _of_types(truth: GroundTruth, types: Collection[ObjectType]) -> GroundTruth:
+    rows = np.isin(truth.types, list(types))
+    return replace(
+        truth,
+        boxes=truth.boxes[rows],
+        types=truth.types[rows],
+        levels=truth.levels[rows],
+        num_points=truth.num_points[rows],
+        velocity=None if truth.velocity is None else truth.velocity[rows],
+    )

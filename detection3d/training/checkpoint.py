@@ -21,6 +21,11 @@ SCHEMA = 1
 _ADVICE = "delete it to use the one before"
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the place of a step's checkpoint."""
+    return folder / f"step_{step:08d}.pt"
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `step_XXXXXXXX.pt`, point `last` at it and remove the oldest ones.
 
@@ -36,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     Raises:
         OSError: the disk is full or not writable.
     """
-    path = folder / f"step_{step:08d}.pt"
+    path = checkpoint_path(folder, step)
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError without a reason; plain file writing tells
     torch.save({"schema": SCHEMA, "step": step, **state}, buffer)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,21 +15,21 @@ from detection3d.config import Config
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation import GroundTruth, Metrics, evaluate, prepare_ground_truth
+from detection3d.evaluation.analysis import analyse
 from detection3d.evaluation.conflict_figures import PurityHistory
 from detection3d.evaluation.figures import Curve
 from detection3d.evaluation.ground_truth import no_ground_truth
 from detection3d.evaluation.metrics_json import write_metrics_json
 from detection3d.evaluation.objects import write_detections, write_ground_truth
 from detection3d.evaluation.report import write_report
-from detection3d.evaluation.scenes import Scene
+from detection3d.evaluation.scenes import Scene, scene_of_frame
 from detection3d.model.heads import TASKS
 from detection3d.training.conflict_files import last_conflict
+from detection3d.training.evaluated_data import config_hash, data_facts, data_hash
 from detection3d.training.inference import detect_store, load_detector
 from detection3d.training.recorder import read_metrics
 from detection3d.training.run_folder import RunFolder, describe_environment
 from detection3d.types.scene import Detections
-
-PICTURES = 6  # frames drawn in the report, spread evenly over the data set
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,30 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     write_detections(folder / "detections.parquet", detections)
     write_ground_truth(folder / "ground_truth.parquet", truth)
     environment = describe_environment(device)
+    analysis = analyse(detections, truth, metrics)
     provenance = {
         "run": str(run),
         "checkpoint": checkpoint.name,
         "step": step,
         "method": config.multitask.method.kind,
         "seed": config.seed,
+        "config_sha256": config_hash(config),
         "data": str(config.data.validation),
+        "data_sha256": data_hash(store),
         "frames": len(store),
         **environment,
     }
-    write_metrics_json(folder, metrics, provenance)
+    write_metrics_json(folder, metrics, provenance, analysis.to_json())
     report = write_report(
         folder / "report.html",
         metrics,
-        _scenes(store, detections),
+        _scenes(store, detections, analysis.shown),
         title=f"{run.resolve().name}, step {step}",
         provenance={name: _plain(value) for name, value in provenance.items()},
         training_charts=training_charts(RunFolder(run).metrics),
         conflict=last_conflict(RunFolder(run).conflict, step),
+        analysis=analysis,
+        facts=data_facts(store, config, truth),
     )
     return Evaluation(metrics, folder, report)
 
@@ -154,10 +159,9 @@ def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _scenes(store: Store, detections: Sequence[Detections]) -> list[Scene]:
-    count = min(PICTURES, len(store))
-    chosen = [(2 * picture + 1) * len(store) // (2 * count) for picture in range(count)]
-    return [Scene(store.frame(index), detections[index]) for index in chosen]
+def _scenes(store: Store, detections: Sequence[Detections], keys: Sequence[tuple[str, int]]) -> list[Scene]:
+    index = {item.key: place for place, item in enumerate(detections)}
+    return [scene_of_frame(store.frame(index[key]), detections[index[key]]) for key in keys]
 
 
 def _plain(value: Any) -> str:

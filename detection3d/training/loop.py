@@ -4,7 +4,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +22,23 @@ from detection3d.data.unpack import unpack
 from detection3d.errors import UserError
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
-from detection3d.training.checkpoint import fitting, last_checkpoint, load_checkpoint, save_checkpoint
+from detection3d.training.checkpoint import (
+    checkpoint_path,
+    fitting,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from detection3d.training.conflict_files import conflict_view
-from detection3d.training.distributed import count_objects
-from detection3d.training.recorder import Recorder
-from detection3d.training.run_folder import add_provenance, open_run
+from detection3d.training.distributed import count_objects, distribute
+from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite_state
+from detection3d.training.recorder import Recorder, Silence
+from detection3d.training.run_folder import RunFolder, add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.team import StopAgreement, Team
 from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
 
+ALONE = Team()
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,17 +117,19 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
     return points, labels
 
 
-def train(config: Config, output: Path, device: torch.device) -> None:
+def train(config: Config, output: Path, device: torch.device, team: Team = ALONE) -> None:
     """Train until the config's last step, going on from the last checkpoint in `output` if there is one.
 
     Args:
         config: the run.
         output: the run's folder.
         device: where to train.
+        team: the ranks that train together, each of which calls this. The first one writes the log and the checkpoints,
+            from which any number of ranks can go on.
 
     Raises:
         UserError: the data or the settings can't be used, or a loss is not finite.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written first.
+        Interrupted: Ctrl-C or SIGTERM reached a rank; a checkpoint was written first.
     """
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
@@ -126,42 +137,53 @@ def train(config: Config, output: Path, device: torch.device) -> None:
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
     objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
-    with open_run(output, config) as folder:
-        checkpoint = last_checkpoint(folder.checkpoints)
+    with ExitStack() as stack:
+        folder = RunFolder(output)
+        checkpoint = team.from_first(lambda: last_checkpoint(stack.enter_context(open_run(output, config)).checkpoints))
         if checkpoint is not None:
             saved = load_checkpoint(checkpoint)
             refusal = "is not of this run's network and settings ({reason}); delete it to use the one before"
             with fitting(checkpoint, refusal):
                 state.restore(saved)
-        add_provenance(folder, config, device, state.step)
-        with Recorder(folder, state.step, config.training.steps) as recorder, _stop_signals() as stop:
-            recorder.say(_introduction(config, store, state, checkpoint, device))
-            if objects is not None:
-                recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
-            for batch, waited in _timed(training_batches(store, config, start_step=state.step), device):
-                result = _logged_step(state, batch, config, recorder, waited)
-                done = state.step == config.training.steps
-                if done or stop.requested or state.step % config.training.checkpoint_every == 0:
-                    _refuse_non_finite(result, state, batch)
-                    _refuse_non_finite_state(state)
-                    keep = config.training.keep_checkpoints
-                    path = save_checkpoint(folder.checkpoints, state.step, state.capture(), keep)
-                    if stop.requested and not done:
-                        raise Interrupted(
-                            f"stopped at step {state.step}, saved in {path}; run the same command to go on"
-                        )
-            recorder.say(f"trained {state.step} steps; the run is in {output}")
+        batches = training_batches(store, config, start_step=state.step, team=team)
+        if team.size > 1:
+            distribute(state)
+        if team.first:
+            add_provenance(folder, config, device, state.step, team.size)
+        recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
+        stop = stack.enter_context(_stop_signals())
+        agreement = StopAgreement(team)
+        recorder.say(_introduction(config, store, state, checkpoint, device))
+        if objects is not None:
+            recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
+        for batch, waited in _timed(batches, device):
+            result = _logged_step(state, batch, config, recorder, waited)
+            done = state.step == config.training.steps
+            stopping = agreement.reached(stop.requested) and not done
+            if done or stopping or state.step % config.training.checkpoint_every == 0:
+                refuse_non_finite(result, state, batch)
+                refuse_non_finite_state(state)
+                path = checkpoint_path(folder.checkpoints, state.step)
+                if team.first:
+                    save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
+                if done or stopping:
+                    team.wait()  # the launcher ends the others when one has ended, and the first one may still write
+                if stopping:
+                    raise Interrupted(f"stopped at step {state.step}, saved in {path}; run the same command to go on")
+        recorder.say(f"trained {state.step} steps; the run is in {output}")
 
 
-def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Recorder, waited: float) -> StepResult:
+def _logged_step(
+    state: TrainState, batch: Batch, config: Config, recorder: Recorder | Silence, waited: float
+) -> StepResult:
     """Do a step, and log it where it is due; a loss that is seen to be not finite ends the run."""
     started = time.perf_counter()
     result = train_step(state, batch, config)
     due = state.step % config.training.log_every == 0 or state.step == config.training.steps
     if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
-        _refuse_non_finite(result, state, batch)
+        refuse_non_finite(result, state, batch)
     if due:
-        values = {f"loss/{task}": float(loss.detach()) for task, loss in result.losses.as_dict().items()}
+        values = {f"loss/{task}": loss for task, loss in _losses_of_all(result, state).items()}
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
         values["optimizer/learning_rate"] = result.learning_rate
         telemetry = state.fork.read_telemetry(result.loss_scale)
@@ -179,31 +201,23 @@ def _logged_step(state: TrainState, batch: Batch, config: Config, recorder: Reco
     return result
 
 
-def _refuse_non_finite(result: StepResult, state: TrainState, batch: Batch) -> None:
-    values = {task: float(loss.detach()) for task, loss in result.losses.as_dict().items()}
-    values["gradient norm"] = 0.0 if state.scaler.is_enabled() else float(result.gradient_norm)
-    wrong = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
-    if wrong:
-        frames = ", ".join(f"{name} at {timestamp}" for name, timestamp in batch.keys)
-        raise UserError(
-            f"step {state.step}: not finite: {', '.join(wrong)}; frames of the batch: {frames}. The last checkpoint is"
-            " intact. Look at these frames with their labels, or lower training.learning_rate"
-        )
-
-
-def _refuse_non_finite_state(state: TrainState) -> None:
-    """Look at what is to be saved: in float16 an overflow reaches running statistics in steps that are left out."""
-    saved = state.model.state_dict()
-    wrong = [name for name, value in saved.items() if value.is_floating_point() and not value.isfinite().all()]
-    if wrong:
-        raise UserError(
-            f"step {state.step}: not finite: {', '.join(wrong[:5])}{' ...' if wrong[5:] else ''}. The last checkpoint"
-            " is intact. Lower training.learning_rate, or use bfloat16 or float32"
-        )
+def _losses_of_all(result: StepResult, state: TrainState) -> dict[str, float]:
+    """Return the losses of the whole batch: on several ranks, the mean of theirs."""
+    losses = {task: loss.detach() for task, loss in result.losses.as_dict().items()}
+    if state.ranks.size == 1:
+        return {task: float(loss) for task, loss in losses.items()}
+    means = state.ranks.sum(torch.stack(list(losses.values()))) / state.ranks.size
+    return dict(zip(losses, means.tolist(), strict=True))
 
 
 def training_batches(
-    store: Store, config: Config, *, start_step: int = 0, total_steps: int | None = None, workers: int | None = None
+    store: Store,
+    config: Config,
+    *,
+    start_step: int = 0,
+    total_steps: int | None = None,
+    workers: int | None = None,
+    team: Team = ALONE,
 ) -> Iterator[Batch]:
     """Yield the batches of a run, on the CPU.
 
@@ -213,6 +227,7 @@ def training_batches(
         start_step: steps done.
         total_steps: where to end; None takes the config's.
         workers: loader processes; None takes the config's.
+        team: whose share of the batches to take; the batch of the config is that of all ranks.
     """
     return build_loader(
         store,
@@ -220,6 +235,8 @@ def training_batches(
         seed=config.seed,
         workers=config.data.workers if workers is None else workers,
         start_step=start_step,
+        rank=team.rank,
+        world_size=team.size,
         total_steps=config.training.steps if total_steps is None else total_steps,
         sampling=Sampling.of(config),
         sweeps=config.data.sweeps,

@@ -108,6 +108,31 @@ class Recorder:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
+class Silence:
+    """Takes what a `Recorder` takes and keeps nothing: for the ranks beside the one that tells."""
+
+    def __enter__(self) -> "Silence":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def advance(self, step: int) -> None:
+        """Do nothing."""
+
+    def log(
+        self, step: int, values: Mapping[str, float], purities: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        """Do nothing."""
+
+    def log_map(self, view: ConflictView) -> None:
+        """Do nothing."""
+
+    def say(self, message: str) -> None:
+        """Do nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the logged steps in order; a line that a crash cut off is left out."""
     if not path.is_file():

@@ -1,15 +1,9 @@
 """The folder of a run: resolved config, provenance, logs and checkpoints, and whether it may go on."""
 
 import json
-import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +12,7 @@ import torch
 from detection3d.config import Config
 from detection3d.config_file import dump_config, load_config
 from detection3d.errors import DataError, UserError
+from detection3d.evaluation.provenance import describe_program
 from detection3d.files import locked, remove_unfinished, replace_file
 
 # What may differ when a run goes on: none of it changes the steps still to come.
@@ -96,7 +91,7 @@ def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
         yield folder
 
 
-def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int) -> None:
+def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int, ranks: int = 1) -> None:
     """Note what this start of the run runs on."""
     try:
         starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
@@ -104,22 +99,16 @@ def add_provenance(folder: RunFolder, config: Config, device: torch.device, step
         raise DataError(
             folder.provenance, f"not JSON ({error}); delete it to go on without the earlier starts"
         ) from error
-    starts.append({"step": step, "seed": config.seed, **describe_environment(device)})
+    starts.append({"step": step, "seed": config.seed, "ranks": ranks, **describe_environment(device)})
     replace_file(folder.provenance, json.dumps(starts, indent=2).encode())
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Return commit, versions and hardware, as plain values."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(sys.argv),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+    program = describe_program(PACKAGES)
+    if device.type == "cuda":
+        program["device"] = torch.cuda.get_device_name(device)
+    return {**program, "threads": torch.get_num_threads()}
 
 
 def _refuse_changes(folder: RunFolder, config: Config) -> None:
@@ -149,23 +138,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in items:
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that the package lies in, with '+' if files differ; None when installed."""
-    try:
-        here = ["git", "-C", str(Path(__file__).parent)]
-        # An installed package may lie inside a checkout of something else, which does not track it.
-        subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
-        commit = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*here, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -91,6 +91,19 @@ def test_the_evaluation_holds_detections_metrics_and_report(run, synthetic):
     for title in ("Gradient norms at the fork", "Purity of the sign at the fork", "Where the tasks conflict"):
         assert title in report
     assert f"step {STEPS // 2 * 2}, over all samples and channels" in report  # the last map
+    assert "Synthetic data.</b> Every segment was" in re.sub(r"\s+", " ", report)
+    assert metrics["evaluated"]["synthetic_segments"] == metrics["evaluated"]["segments"] == 2
+    assert metrics["evaluated"]["frames"] == 4
+    assert {"config_sha256", "data_sha256", "commit", "seed"} <= metrics["provenance"].keys()
+    shown = metrics["frames_shown"]
+    for frame in (*shown["worst"], *shown["random"]):
+        assert f"{frame['context_name']} · {frame['timestamp_micros']}" in report
+    for words in (
+        "Lidar returns used",
+        "Labels left out for lack of lidar points",
+        "Objects outside the model's range",
+    ):
+        assert words.replace("'", "&#39;") in report
     assert not LOADS.findall(report)
 
 

@@ -11,12 +11,13 @@ from detection3d.cli.run import run
 from detection3d.cli.waymo_metrics import main
 from detection3d.errors import DataError
 from detection3d.evaluation import evaluate, prepare_ground_truth
+from detection3d.evaluation.breakdowns import ByRange
 from detection3d.evaluation.metrics import MetricConfig
 from detection3d.evaluation.metrics_json import mean_metrics, metrics_to_json, read_metrics_json, write_metrics_json
 from detection3d.evaluation.metrics_table import print_metrics
 from detection3d.evaluation.objects import write_detections, write_ground_truth
-from detection3d.evaluation.report import MAX_SCENES, Curve, Scene, write_report
-from detection3d.evaluation.scenes import best_cutoff, judge_scene
+from detection3d.evaluation.report import MAX_SCENES, Curve, write_report
+from detection3d.evaluation.scenes import best_cutoff, judge_scene, scene_of_frame
 from tests.evaluation.builders import box, found, frame, labels, truth
 
 DETECTIONS = found(
@@ -24,7 +25,7 @@ DETECTIONS = found(
 )
 LABELS = labels([box(10), box(20), box(30)], num_points=[50, 3, 9])
 METRICS = evaluate([DETECTIONS], [prepare_ground_truth(LABELS, "segment", 0)])
-SCENE = Scene(frame(LABELS), DETECTIONS)
+SCENE = scene_of_frame(frame(LABELS), DETECTIONS)
 
 
 def test_json_holds_every_row_and_the_same_float32():
@@ -131,7 +132,7 @@ def report(path, *arguments):
     write_report(path, *arguments)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == [], "all elements are closed"
-    assert all(link.startswith("data:") for link in page.links), "nothing is fetched"
+    assert all(link.startswith(("data:", "#")) for link in page.links), "nothing is fetched"
     assert "@import" not in path.read_text(encoding="utf-8")
     for image in page.images:
         assert image["src"].startswith("data:image/svg+xml,")
@@ -163,13 +164,13 @@ def test_report_of_nothing(tmp_path):
 
 
 def test_report_without_ground_truth_detections_or_points(tmp_path):
-    unlabelled = Scene(frame(None, points=0), DETECTIONS)
+    unlabelled = scene_of_frame(frame(None, points=0), DETECTIONS)
     page = report(tmp_path / "a.html", evaluate([DETECTIONS], []), [unlabelled], "No labels", {})
     assert "3 detections, no ground truth" in page.text
-    empty = Scene(frame(labels([], []), points=0), found([]))
+    empty = scene_of_frame(frame(labels([], []), points=0), found([]))
     page = report(tmp_path / "b.html", evaluate([found([])], [truth([])]), [empty], "Empty", {})
     assert "0 found, 0 missed, 0 false" in page.text
-    blind = Scene(SCENE.frame, found([]))
+    blind = scene_of_frame(frame(LABELS), found([]))
     page = report(tmp_path / "c.html", evaluate([], [truth([box(10)])]), [blind], "Blind", {})
     assert "0 found, 3 missed, 0 false" in page.text
 
@@ -181,7 +182,7 @@ def test_signs_that_nobody_looked_for_are_not_missed(tmp_path):
         (found([box(10)], types=3), "1 found, 1 missed, 0 false"),
     ):
         metrics = evaluate([detections], [prepare_ground_truth(signs, "segment", 0)])
-        page = report(tmp_path / "report.html", metrics, [Scene(frame(signs), detections)], "Signs", {})
+        page = report(tmp_path / "report.html", metrics, [scene_of_frame(frame(signs), detections)], "Signs", {})
         assert caption in page.text
 
 
@@ -189,6 +190,16 @@ def test_report_says_how_many_frames_it_leaves_out(tmp_path):
     page = report(tmp_path / "report.html", METRICS, [SCENE] * (MAX_SCENES + 1), "Many", {})
     assert f"{MAX_SCENES} of {MAX_SCENES + 1} frames are shown" in page.text
     assert sum(image["alt"].startswith("Bird") for image in page.images) == MAX_SCENES
+
+
+def test_metrics_that_are_not_split_by_type_make_a_report_too(tmp_path):
+    metrics = evaluate(
+        [DETECTIONS], [prepare_ground_truth(LABELS, "segment", 0)], MetricConfig(breakdowns=(ByRange(),))
+    )
+    page = report(tmp_path / "report.html", metrics, [SCENE], "By distance", {})
+    assert "not split by object type" in page.text
+    assert "Vehicle 30 to 50 m" in page.text
+    assert "2 found, 1 missed, 1 false" in page.text
 
 
 def test_same_input_gives_the_same_report(tmp_path):

@@ -84,21 +84,41 @@ def test_the_fingerprint_holds_what_the_result_depends_on():
         assert fingerprint(setting) != base
 
 
-def test_the_committed_comparison_is_of_the_config_as_it_stands():
+COMMITTED = Path(__file__).parents[2] / "docs" / "comparison"
+COMPARED = (
+    "sum",
+    "clipping={kind: clipping, max_norm: 0.03}",
+    "gradient_penalty={kind: gradient_penalty, weight: 10}",
+    *("mgda", "pcgrad", "gradnorm", "random_sign", "graddrop", "gradnorm+graddrop", "cagrad", "uncertainty"),
+)
+VARIANTS = (
+    "sum",
+    "leak25={kind: graddrop, leak: 0.25}",
+    "leak50={kind: graddrop, leak: 0.5}",
+    "leak75={kind: graddrop, leak: 0.75}",
+    "leak90={kind: graddrop, leak: 0.9}",
+    "none={kind: graddrop, marginalize: none}",
+    "nonorm={kind: graddrop, preserve_norm: false}",
+    "space={kind: graddrop, marginalize: batch+space}",
+    "none50={kind: graddrop, leak: 0.5, marginalize: none}",
+)
+
+
+@pytest.mark.parametrize(
+    ("folder", "methods", "rates", "seeds", "count"),
+    [
+        (COMMITTED, COMPARED, (0.002, 0.004, 0.008), 8, 11 * (3 * 3 + 8)),
+        (COMMITTED / "variants", VARIANTS, (0.004,), 4, 8 * 4),  # the sum's runs are the comparison's own
+    ],
+)
+def test_the_committed_comparison_is_of_the_config_as_it_stands(folder, methods, rates, seeds, count):
     """A setting that came later, or another value in the file, would make its command train everything anew."""
-    folder = Path(__file__).parents[2] / "docs" / "comparison"
-    methods = [
-        "sum",
-        "clipping={kind: clipping, max_norm: 0.03}",
-        "gradient_penalty={kind: gradient_penalty, weight: 10}",
-        *("mgda", "pcgrad", "gradnorm", "random_sign", "graddrop", "gradnorm+graddrop", "cagrad", "uncertainty"),
-    ]
-    found = make_plan(load_config("small", []), methods, (0.002, 0.004, 0.008), 8, 3, folder)
+    found = make_plan(load_config("small", []), methods, rates, seeds, 3, folder)
     trials = [*found.grid(), *(t for rate in found.rates for t in found.final(dict.fromkeys(found.methods, rate)))]
-    results = sorted(folder.rglob("result.json"))
+    results = sorted((folder / "runs").rglob("result.json"))
     belonging = [trial.folder / "result.json" for trial in trials if read_result(trial) is not None]
     assert sorted(belonging) == results
-    assert len(results) >= 66
+    assert len(results) == count
 
 
 @pytest.mark.parametrize(

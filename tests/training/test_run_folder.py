@@ -7,8 +7,8 @@ import torch
 
 from detection3d.config_file import load_config
 from detection3d.errors import DataError, UserError
-from detection3d.training import run_folder
-from detection3d.training.run_folder import add_provenance, open_run
+from detection3d.evaluation import provenance
+from detection3d.training.run_folder import add_provenance, describe_environment, open_run
 from tests.small_run import small_config
 
 
@@ -115,9 +115,9 @@ def test_a_damaged_provenance_is_named(tmp_path):
 def test_an_installed_package_has_no_commit(tmp_path, monkeypatch):
     """Even where it lies in a checkout of something else, such as a virtual environment in a project's folder."""
     os.system(f"git init -q {tmp_path}")
-    installed = tmp_path / "site-packages" / "run_folder.py"
+    installed = tmp_path / "site-packages" / "provenance.py"
     installed.parent.mkdir()
-    installed.write_bytes(Path(run_folder.__file__).read_bytes())
-    monkeypatch.setattr(run_folder, "__file__", str(installed))
+    installed.write_bytes(Path(provenance.__file__).read_bytes())
+    monkeypatch.setattr(provenance, "__file__", str(installed))
     os.system(f"cd {tmp_path} && touch a && git add a && git -c user.name=a -c user.email=a@b commit -q -m a")
-    assert run_folder.describe_environment(torch.device("cpu"))["commit"] is None
+    assert describe_environment(torch.device("cpu"))["commit"] is None

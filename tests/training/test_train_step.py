@@ -151,14 +151,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_frames(tmp_path, s
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, store, monkeypatch):
     """Where looking at each loss costs too much, as on CUDA, the last look is before saving."""
     config = small_config("training.checkpoint_every=2", "training.log_every=5", data=store)
-    real = loop._refuse_non_finite
+    real = loop.refuse_non_finite
     looked = []
 
     def look(result, state, batch):
         looked.append(state.step)
         real(result, state, batch)
 
-    monkeypatch.setattr(loop, "_refuse_non_finite", look)
+    monkeypatch.setattr(loop, "refuse_non_finite", look)
     train(config, tmp_path / "run", CPU)
     assert looked.count(2) == looked.count(4) == 2  # after the step, and before saving
 

@@ -19,6 +19,7 @@ from detection3d.data.synthetic.sensor import Observation, RoadProfile, observe,
 from detection3d.data.synthetic.sweep import column_poses, make_sweep, to_global, to_scene
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Float32Array, Float64Array, Lidar
+from detection3d.types.segment_names import synthetic_name
 
 FIRST_TIMESTAMP = 1_550_000_000_000_000
 
@@ -92,10 +93,8 @@ def record_segment(
 
 
 def context_name(seed: int) -> str:
-    """Return a segment's name in Waymo's form, `<number>_<start>_000_<end>_000`."""
-    number = derive_key(seed, 2)
-    start = number % 4000
-    return f"{number:020d}_{start}_000_{start + 20}_000"
+    """Return a segment's name, which says that it is synthetic."""
+    return synthetic_name(derive_key(seed, 2))
 
 
 def _look_around(

@@ -21,6 +21,7 @@ from detection3d.data.synthetic.scene import SceneConfig
 from detection3d.data.waymo.records import RecordWriter, index_records
 from detection3d.errors import DataError, UserError
 from detection3d.files import locked, replace_file
+from detection3d.types.segment_names import SYNTHETIC_PREFIX
 
 SETTINGS_FILE = "synthetic.json"
 _LOCK = ".lock"
@@ -99,6 +100,8 @@ def write_segments(
         path = output / f"segment-{context_name(own)}_with_camera_labels.tfrecord"
         jobs.append(_Job(path, own, frames, rig, scene, interval))
     settings = {"seed": seed, "frames": frames, "interval": interval, "rig": rig.name, "scene": asdict(scene)}
+    # So that a folder from before the mark is refused: its segments would be written again beside the old ones.
+    settings["name_prefix"] = SYNTHETIC_PREFIX
     refusal = f"{output}: another run is writing segments into it; wait for it or choose another folder"
     with locked(output / _LOCK, refusal):
         _claim(output, settings)

@@ -1,0 +1,30 @@
+"""The score at which a person would use the detector, for what needs one score and not a hundred."""
+
+import numpy as np
+
+from detection3d.evaluation.metrics import Metrics
+from detection3d.evaluation.metrics_json import MEAN_TYPES
+
+DEFAULT_CUTOFF = 0.3  # where there is no ground truth to choose one by
+
+
+def best_cutoff(metrics: Metrics) -> float:
+    """Return the score cutoff with the best F1 over vehicles, pedestrians and cyclists at the hardest level.
+
+    Args:
+        metrics: the result of `evaluate`, with the OBJECT_TYPE breakdown.
+
+    Returns:
+        The lowest such cutoff; 0.3 where nothing was found.
+    """
+    rows = [row for row in metrics.rows if row.breakdown == "OBJECT_TYPE" and row.shard.object_type in MEAN_TYPES]
+    hardest = max((row.level for row in rows), default=0)
+    curves = [row.curve for row in rows if row.level == hardest and row.ground_truth]
+    if not curves:
+        return DEFAULT_CUTOFF
+    found = np.sum([curve.true_positives for curve in curves], axis=0)
+    wrong = np.sum([curve.false_positives + curve.false_negatives for curve in curves], axis=0)
+    if not found.any():
+        return DEFAULT_CUTOFF
+    best = np.argmax(2 * found / np.maximum(2 * found + wrong, 1))
+    return float(curves[0].score_cutoffs[best])
