@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from detection3d.evaluation import evaluate
+from detection3d.evaluation.analysis import analyse
 from detection3d.evaluation.metrics_json import SCHEMA_VERSION, metrics_to_json
 from detection3d.evaluation.submission import read_information
 from tests.conftest import ROOT
@@ -24,7 +25,8 @@ def keys_of(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 def test_every_key_is_documented():
-    metrics = evaluate([found([box()])], [truth([box()])])
+    frames = [found([box()])], [truth([box()])]
+    metrics = evaluate(*frames)
     content = json.loads(metrics_to_json(metrics, {}))
     assert f"`schema_version` is {SCHEMA_VERSION}." in DOCUMENT
     section = DOCUMENT.split("## metrics.json")[1].split("\n## ")[0]
@@ -33,6 +35,7 @@ def test_every_key_is_documented():
     for path in set(keys_of(content)):
         if path[-1] not in ("NAME", "LEVEL"):
             assert path[-1] in named, path
+    assert set(analyse(*frames, metrics).to_json()) <= named
 
 
 def test_the_example_of_a_submission_can_be_submitted(tmp_path):

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,6 +23,7 @@ from detection3d.protos import waymo_pb2
 from tests.data.fuzz_changes import change_bytes
 from tests.evaluation.builders import box, found, truth
 from tests.evaluation.test_objects import assert_same
+from tests.small_run import environment
 
 FRAMES = [found([box(k), box(k + 5)], [0.1, 0.2], [1, 2], key=("a", k)) for k in range(12)]
 
@@ -121,7 +124,10 @@ def test_pieces_are_put_together(tmp_path, monkeypatch):
     (tmp_path / "d.bin").write_bytes(shard(content))
     assert_frames(read_detections(tmp_path / "d.bin"))
     (tmp_path / "d.bin").write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"d\.bin, record 23: the message makes no sense at byte .*: it is cut short"):
+    last = f"{len(content) - len(entries[-1]):,}"
+    with pytest.raises(
+        DataError, match=rf"d\.bin, record 23: the message makes no sense at byte {last}: it is cut short"
+    ):
         read_detections(tmp_path / "d.bin")
 
 
@@ -290,3 +296,44 @@ def test_changed_files_give_boxes_or_a_clear_error(tmp_path):
 def test_many_changed_files(tmp_path):
     for seed in range(10_000, 60_000):
         try_changed(tmp_path, seed)
+
+
+MEASURED = r"""
+import re, sys, time
+from detection3d.evaluation.objects import read_detections, read_ground_truth
+read_detections(sys.argv[3]), read_ground_truth(sys.argv[4])  # compiled before the clock runs
+begin = time.perf_counter()
+detections, truth = read_detections(sys.argv[1]), read_ground_truth(sys.argv[2])
+seconds = time.perf_counter() - begin
+boxes = sum(len(item.boxes) for item in detections), sum(len(item) for item in truth)
+# Not getrusage, whose peak begins with that of the process which started this one.
+peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]
+print(len(detections), len(truth), *boxes, seconds, peak)
+"""
+
+
+@pytest.mark.slow
+def test_a_validation_set_is_read_in_seconds_and_little_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = 40_000
+    for folder in ("large", "small"):
+        (tmp_path / folder).mkdir()
+        number = frames if folder == "large" else 2
+        keys = [(f"1020365635352417947{k // 200}_7625_000_7645_000", 10**15 + 100_000 * k) for k in range(number)]
+        boxes = rng.uniform(0.5, 70, (number, 100, 7)).astype(np.float32)
+        scores = rng.random((number, 100))
+        write_detections(
+            tmp_path / folder / "d.bin",
+            [found(b, s, 1, key=key) for b, s, key in zip(boxes, scores, keys, strict=True)],
+        )
+        write_ground_truth(
+            tmp_path / folder / "g.bin", [truth(b, key=key) for b, key in zip(boxes[:, :28], keys, strict=True)]
+        )
+    files = [str(tmp_path / folder / name) for folder in ("large", "small") for name in ("d.bin", "g.bin")]
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED, *files], capture_output=True, text=True, check=True, env=environment()
+    )
+    *counts, seconds, kilobytes = result.stdout.split()
+    assert [int(count) for count in counts] == [frames, frames, 100 * frames, 28 * frames]
+    assert float(seconds) < 60
+    assert int(kilobytes) < 1.5e6
