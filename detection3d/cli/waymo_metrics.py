@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if cache is not None:
         print(f"compiled code is kept in {cache}: neither the installation nor a cache folder can be written to")
     from detection3d import __version__
+    from detection3d.evaluation.analysis import analyse
     from detection3d.evaluation.metric_config import MetricConfig
-    from detection3d.evaluation.metric_config_text import read_metric_config
+    from detection3d.evaluation.metric_config_text import message_of_config, read_metric_config
     from detection3d.evaluation.metrics_json import write_metrics_json
     from detection3d.evaluation.objects import read_detections, read_ground_truth
     from detection3d.evaluation.report import write_report
@@ -46,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     provenance: dict[str, Any] = {
         "predictions": str(options.predictions),
         "ground_truth": str(options.ground_truth),
-        "configuration": "official" if options.config is None else str(options.config),
+        # As messages, in float32: a file may spell the official one in other digits.
+        "configuration": "official"
+        if message_of_config(config) == message_of_config(MetricConfig())
+        else str(options.config),
         "backend": options.backend,
         "detection3d": __version__,
     }
@@ -62,19 +66,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = _count_what_is_odd(predictions, ground_truth, options)
         read = time.perf_counter()
         metrics = _evaluate(options.backend, predictions, ground_truth, config)
-    evaluated = time.perf_counter()
+        evaluated = time.perf_counter()
+        # Errors, calibration and the frames to look at go by type.
+        by_type = any(row.breakdown == "OBJECT_TYPE" for row in metrics.rows)
+        analysis = analyse(predictions, ground_truth, metrics, config) if by_type else None
+    analysed = time.perf_counter()
     provenance.update(counts)
     provenance["compilation"] = str(compilation)
 
     options.output.mkdir(parents=True, exist_ok=True)
-    metrics_path = write_metrics_json(options.output, metrics, provenance)
+    sections = None if analysis is None else analysis.to_json()
+    metrics_path = write_metrics_json(options.output, metrics, provenance, sections)
     shown = {name: str(value) for name, value in provenance.items()}
-    report_path = write_report(options.output / "report.html", metrics, (), "Waymo metrics", shown, config=config)
+    report_path = write_report(
+        options.output / "report.html", metrics, (), "Waymo metrics", shown, config=config, analysis=analysis
+    )
     _print(metrics)
     for name, count in counts.items():
         if count:
             print(f"note     {count:,} {_MEANINGS[name]}")
-    print(f"time     {read - begin:.1f} s reading, {evaluated - read:.1f} s evaluating; {compilation}")
+    print(
+        f"time     {read - begin:.1f} s reading, {evaluated - read:.1f} s evaluating, {analysed - evaluated:.1f} s on "
+        f"errors and scores; {compilation}"
+    )
     print(f"metrics  {metrics_path}\nreport   {report_path}")
     return 0
 

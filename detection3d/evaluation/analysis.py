@@ -1,8 +1,6 @@
 """What the metrics don't say: errors of the boxes that were found, meaning of the scores, and the frames to look at."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +113,7 @@ def analyse(
     config = MetricConfig() if config is None else config
     pairs = pair_frames(predictions, ground_truth)
     cutoff, shown = best_cutoff(metrics), types_of_interest(metrics)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        looks = list(pool.map(lambda pair: _look(pair, config, cutoff, shown), pairs))
+    looks = [_look(pair, config, cutoff, shown) for pair in pairs]
     matched = MatchedBoxes(
         detected=_join([look.detected for look in looks], (0, 7), np.float32),
         truth=_join([look.truth for look in looks], (0, 7), np.float32),

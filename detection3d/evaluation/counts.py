@@ -14,6 +14,7 @@ from detection3d.evaluation.matching import match_rows, weight_of
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, UInt8Array
 
 Int64Array = npt.NDArray[np.int64]
+Count = int | np.int64
 
 HIGHEST_LEVEL = 2
 _SOME_OVERLAP = 0.01  # with an object of another shard: the detection isn't false in this one
@@ -137,13 +138,14 @@ def count_frames(
     """
     rows = np.empty(len(scores), np.int64)
     columns = np.empty(len(truth_levels), np.int64)
-    start = 0
-    first_row = 0
-    first_column = 0
+    # Typed, as are other counters: a function is compiled once more for an argument that begins as a plain 0.
+    start = np.int64(0)
+    first_row = np.int64(0)
+    first_column = np.int64(0)
     for frame in range(len(prediction_ends)):
         last_row, last_column = prediction_ends[frame], truth_ends[frame]
         for pool in range(len(true_positives) // parts):
-            height = _members(prediction_pools, first_row, last_row, pool, 1, rows)
+            height = _members(prediction_pools, first_row, last_row, pool, np.int64(1), rows)
             width = _members(truth_shards, first_column, last_column, pool, parts, columns)
             if height == 0 and width == 0:
                 continue
@@ -178,7 +180,7 @@ def count_frames(
 
 
 @numba.njit(cache=True, nogil=True)
-def _members(groups: Int64Array, first: int, last: int, group: int, width: int, members: Int64Array) -> int:
+def _members(groups: Int64Array, first: Count, last: Count, group: Count, width: Count, members: Int64Array) -> Count:
     """Find those between first and last whose group // width is the group; returns how many, -1 being in none."""
     count = 0
     for index in range(first, last):
@@ -241,7 +243,7 @@ def _count_pool(
     found = np.empty(width, np.bool_)
     previous_size = -1
     for c in range(len(score_cutoffs)):
-        size = 0
+        size = np.int64(0)
         for i in range(height):
             if scores[rows[i]] >= score_cutoffs[c]:
                 subset[size] = i

@@ -31,7 +31,7 @@ def match_frame(
     """
     found = np.full(len(detections.boxes), -1, np.int64)
     taking_part = detections.scores >= np.float32(cutoff)
-    for kind in EVALUATED_TYPES:
+    for kind in map(int, EVALUATED_TYPES):  # comparing an array with a member of an enum takes five times as long
         rows = np.flatnonzero(taking_part & (detections.types == kind))
         columns = np.flatnonzero(truth.types == kind)
         if len(rows) and len(columns):

@@ -10,7 +10,7 @@ from detection3d.errors import UserError
 from detection3d.evaluation.ground_truth import GroundTruth
 from detection3d.types.scene import Detections, ObjectType
 
-MAX_BOXES_PER_FRAME = 4000
+MAX_BOXES_PER_FRAME = 10_000
 """The matcher's time grows with the cube of the boxes in a frame; a detector that keeps more has lost its NMS."""
 
 _LABELLED_LEVELS = (0, 1, 2)

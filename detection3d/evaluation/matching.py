@@ -48,7 +48,7 @@ def _greatest(weights: Int32Matrix) -> IndexArray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _padded_matching(weights: Int32Matrix, greatest: IndexArray, rows: IndexArray, count: int) -> IndexArray:
+def _padded_matching(weights: Int32Matrix, greatest: IndexArray, rows: IndexArray, count: int | np.int64) -> IndexArray:
     """Match some rows of a matrix, as if it were padded with zeros to a square.
 
     Args:
@@ -154,7 +154,7 @@ def match_rows(
     greatest: IndexArray,
     allowed: BoolMatrix,
     rows: IndexArray,
-    count: int,
+    count: int | np.int64,
     partners: IndexArray,
 ) -> None:
     """Match some detections of a frame with its objects.

@@ -95,7 +95,7 @@ def _meeting(p0: Point, p1: Point, q0: Point, q1: Point, turn: float) -> tuple[b
 
 
 @numba.njit(cache=True, nogil=True)
-def _fan_area(points: Float64Array, count: int) -> float:
+def _fan_area(points: Float64Array, count: int | np.int64) -> float:
     if count < 3:
         return 0.0
     twice = 0.0
@@ -143,7 +143,8 @@ def _common_area(p: Float64Array, q: Float64Array, found: Float64Array) -> float
     if _apart(p, q):
         return 0.0
     p_inside = q_inside = False
-    count = i = j = 0
+    i = j = 0
+    count = np.int64(0)  # typed: functions are compiled once more for an argument that begins as a plain 0
     rounds_left = 16
     while rounds_left > 0:
         i_next, j_next = (i + 1) % 4, (j + 1) % 4
@@ -179,9 +180,9 @@ def _common_area(p: Float64Array, q: Float64Array, found: Float64Array) -> float
     if count > 0:
         return 0.0  # as the walk never came back, they share a corner or an edge at most
     if _contains(q, p):
-        return _fan_area(p, 4)
+        return _fan_area(p, np.int64(4))
     if _contains(p, q):
-        return _fan_area(q, 4)
+        return _fan_area(q, np.int64(4))
     return 0.0
 
 

@@ -11,6 +11,7 @@ from detection3d.cli.compilation import Compilation, find_cache, watch_compilati
 from detection3d.cli.run import run
 from detection3d.cli.waymo_metrics import main
 from detection3d.evaluation import MetricConfig
+from detection3d.evaluation.breakdowns import BREAKDOWNS
 from detection3d.evaluation.metric_config_text import message_of_config
 from detection3d.evaluation.objects import write_detections, write_ground_truth
 from tests.conftest import ROOT
@@ -105,6 +106,31 @@ def test_the_configuration_decides(tmp_path, capsys):
     assert main([*arguments, "--config", str(path)]) == 0
     assert content(tmp_path)["breakdowns"][name]["AP"] == pytest.approx(1.0, abs=2e-7)
     assert content(tmp_path)["provenance"]["configuration"] == str(path)
+
+
+def test_the_official_configuration_from_a_file_is_called_so(tmp_path):
+    path = tmp_path / "config.textproto"
+    path.write_text(str(message_of_config(MetricConfig())))
+    assert main([*files(tmp_path, [found([box()])], [truth([box()])]), "--config", str(path)]) == 0
+    assert content(tmp_path)["provenance"]["configuration"] == "official"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"breakdowns": tuple(BREAKDOWNS.values())},
+        {"levels": (2,)},
+        {"levels_by_breakdown": ((2,), (1, 2))},
+        {"score_cutoffs": (), "desired_cutoffs": 5},
+        {"score_cutoffs": (0.5,)},
+    ],
+)
+def test_every_configuration_gives_a_report(tmp_path, change):
+    path = tmp_path / "config.textproto"
+    path.write_text(str(message_of_config(dataclasses.replace(MetricConfig(), **change))))
+    predictions = [found([box(), box(20), box(40)], scores=[0.9, 0.4, 0.7])]
+    assert main([*files(tmp_path, predictions, [truth([box(), box(21)])]), "--config", str(path)]) == 0
+    assert content(tmp_path)["breakdowns"]["OBJECT_TYPE_TYPE_VEHICLE_LEVEL_2"]["AP"] > 0
 
 
 def test_breakdowns_other_than_by_type_alone(tmp_path, capsys):

@@ -224,7 +224,7 @@ NAN, INF = float("nan"), float("inf")
         (found([box(10)], scores=INF), "detection 0 has score inf"),
         (found([box(10)], scores=1.5), r"detection 0 has score 1\.5; scores must lie in \[0, 1\]"),
         (found([box(10)], types=9), "type 9; Waymo's types are 0 to 4"),
-        (found([box(10)] * (MAX_BOXES_PER_FRAME + 1)), "4001 boxes in the detections, more than 4000"),
+        (found([box(10)] * (MAX_BOXES_PER_FRAME + 1)), "10001 boxes in the detections, more than 10000"),
         (dataclasses.replace(found([box(10)]), scores=np.zeros(2, np.float32)), r"scores has shape \(2,\)"),
         (dataclasses.replace(found([]), boxes=np.zeros((0, 9), np.float32)), r"must be \[M, 7\], got shape \(0, 9\)"),
     ],
