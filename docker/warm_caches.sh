@@ -5,7 +5,7 @@
 #   docker/warm_caches.sh PYTHON CACHE
 #
 # PYTHON is the interpreter of an environment from docker/evaluation_environment.sh, CACHE the folder to fill; give it
-# to docker/evaluate.sh as DETECTION3D_CACHE.
+# to docker/evaluate.sh as DETECTION3D_CACHE. The files of detection3d/ get another time of change.
 set -euo pipefail
 
 [[ $# -eq 2 && -x ${1:-} ]] || {
@@ -20,7 +20,7 @@ export NUMBA_CACHE_DIR="$cache/numba" MPLCONFIGDIR="$cache/matplotlib"
 made="$(mktemp -d)"
 trap 'rm -rf "$made"' EXIT
 
-# numba asks for the sources' times to the microsecond; a layer keeps seconds.
+# numba asks for the sources' times to the microsecond; a layer keeps seconds. So they get one that survives.
 find "$checkout/detection3d" -name '*.py' -newermt 1970-01-02 -exec touch -d '2000-01-01 00:00:00 UTC' {} +
 "$python" - "$made" <<'PYTHON'
 import sys

@@ -67,7 +67,7 @@ def kind_of(path: Path, head: bytes) -> Kind:
 
 
 def _message(head: bytes) -> Kind:
-    buffer = np.frombuffer(head, np.uint8)
+    buffer = np.frombuffer(bytearray(head), np.uint8)  # writable, as the decoder's: compiled once
     position = 0
     while position < len(buffer):
         field, kind, position = read_tag(buffer, position, len(buffer))

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from detection3d.evaluation.ground_truth import GroundTruth
-from detection3d.evaluation.wire import BYTES, FIXED32, FIXED64, VARINT, Buffer
+from detection3d.evaluation.wire import BYTES, FIXED32, FIXED64, VARINT, Buffer, Number
 from detection3d.types.scene import Detections
 
 Array = Any  # within compiled code
@@ -15,8 +15,24 @@ Array = Any  # within compiled code
 _MAX_OBJECT = 160
 _MAX_ONE_BYTE = 0x7F
 
-_BOX_BYTES = 7 * 9
-_SPEED_BYTES = 3 * 9
+# numba compiles a function anew for each plain number that it is called with; for numpy's it does so once.
+_BOX_BYTES = np.int64(7 * 9)
+_SPEED_BYTES = np.int64(3 * 9)
+_SCORE_BYTES = np.int64(5 + 2)
+
+
+def _tag(field: int, kind: int) -> np.int64:
+    return np.int64(field << 3 | kind)
+
+
+_ENTRY = _tag(1, BYTES)  # of Objects
+_LABEL, _SCORE, _IN_ZONE = _tag(1, BYTES), _tag(2, FIXED32), _tag(3, VARINT)  # of Object
+_NAME, _TIMESTAMP = _tag(4, BYTES), _tag(5, VARINT)
+_BOX, _METADATA = _tag(1, BYTES), _tag(2, BYTES)  # of Label
+_TYPE, _LEVEL, _POINTS = _tag(3, VARINT), _tag(5, VARINT), _tag(7, VARINT)
+_NUMBERS = np.array([field << 3 | FIXED64 for field in range(8)])  # of Box and Metadata
+_SPEEDS = np.array([1, 2, 5])
+
 # Waymo's order of a box is x, y, z, width, length, height, heading.
 _BOX_ORDER = np.array([0, 1, 2, 4, 3, 5, 6])
 
@@ -68,49 +84,48 @@ def _encode_objects(
     velocity: Array,
     name: Array,
     timestamp: int,
-) -> int:
+) -> Number:
     """Write the objects; arrays of length 0 are fields that the objects don't have."""
-    tail = 1 + _varint_size(len(name)) + len(name) + 1 + _varint_size(timestamp)
-    position = 0
+    tail = 1 + _varint_size(np.int64(len(name))) + len(name) + 1 + _varint_size(timestamp)
+    position = np.int64(0)
     for index in range(len(boxes)):
-        label = 2 + _BOX_BYTES + 1 + _varint_size(types[index])
+        label = 2 + _BOX_BYTES + 1 + _varint_size(np.int64(types[index]))
         if len(velocity):
             label += 2 + _SPEED_BYTES
         if len(levels):
-            label += 1 + _varint_size(levels[index]) + 1 + _varint_size(points[index])
+            label += 1 + _varint_size(np.int64(levels[index])) + 1 + _varint_size(np.int64(points[index]))
         length = 1 + _varint_size(label) + label + tail
         if len(scores):
-            length += 5 + 2
-        position = _header(out, position, 1, BYTES, length)
-        position = _header(out, position, 1, BYTES, label)
-        position = _header(out, position, 1, BYTES, _BOX_BYTES)
+            length += _SCORE_BYTES
+        position = _header(out, position, _ENTRY, length)
+        position = _header(out, position, _LABEL, label)
+        position = _header(out, position, _BOX, _BOX_BYTES)
         for k in range(7):
-            position = _double(out, position, k + 1, boxes[index, _BOX_ORDER[k]])
+            position = _double(out, position, _NUMBERS[k + 1], boxes[index, _BOX_ORDER[k]])
         if len(velocity):
-            position = _header(out, position, 2, BYTES, _SPEED_BYTES)
-            position = _double(out, position, 1, velocity[index, 0])
-            position = _double(out, position, 2, velocity[index, 1])
-            position = _double(out, position, 5, velocity[index, 2])
-        position = _header(out, position, 3, VARINT, types[index])
+            position = _header(out, position, _METADATA, _SPEED_BYTES)
+            for k in range(3):
+                position = _double(out, position, _NUMBERS[_SPEEDS[k]], velocity[index, k])
+        position = _header(out, position, _TYPE, np.int64(types[index]))
         if len(levels):
-            position = _header(out, position, 5, VARINT, levels[index])
-            position = _header(out, position, 7, VARINT, points[index])
+            position = _header(out, position, _LEVEL, np.int64(levels[index]))
+            position = _header(out, position, _POINTS, np.int64(points[index]))
         if len(scores):
-            out[position] = 2 << 3 | FIXED32
+            out[position] = _SCORE
             out[position + 1 : position + 5].view(np.float32)[0] = scores[index]
-            position = _header(out, position + 5, 3, VARINT, in_zone[index])
-        position = _header(out, position, 4, BYTES, len(name))
+            position = _header(out, position + 5, _IN_ZONE, np.int64(in_zone[index]))
+        position = _header(out, position, _NAME, np.int64(len(name)))
         out[position : position + len(name)] = name
-        position = _header(out, position + len(name), 5, VARINT, timestamp)
+        position = _header(out, position + len(name), _TIMESTAMP, timestamp)
     return position
 
 
 @numba.njit(cache=True, nogil=True)
-def _header(out: Buffer, position: int, field: int, kind: int, value: int) -> int:
+def _header(out: Buffer, position: Number, tag: Number, value: Number) -> Number:
     """Write a tag and a number: a field's value, or the length of what follows."""
-    out[position] = field << 3 | kind
+    out[position] = tag
     position += 1
-    rest = np.uint64(np.int64(value))
+    rest = np.uint64(value)
     while rest > np.uint64(_MAX_ONE_BYTE):
         out[position] = rest & np.uint64(_MAX_ONE_BYTE) | np.uint64(0x80)
         rest >>= np.uint64(7)
@@ -120,8 +135,8 @@ def _header(out: Buffer, position: int, field: int, kind: int, value: int) -> in
 
 
 @numba.njit(cache=True, nogil=True)
-def _varint_size(value: int) -> int:
-    rest = np.uint64(np.int64(value))
+def _varint_size(value: Number) -> Number:
+    rest = np.uint64(value)
     size = 1
     while rest > np.uint64(_MAX_ONE_BYTE):
         rest >>= np.uint64(7)
@@ -130,7 +145,7 @@ def _varint_size(value: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _double(out: Buffer, position: int, field: int, value: float) -> int:
-    out[position] = field << 3 | FIXED64
+def _double(out: Buffer, position: Number, tag: Number, value: Number) -> Number:
+    out[position] = tag
     out[position + 1 : position + 9].view(np.float64)[0] = value
     return position + 9

@@ -114,11 +114,12 @@ def decode_objects(buffer: np.ndarray, capacity: int) -> Decoded:
 @numba.njit(cache=True, nogil=True)
 def _objects(
     buffer: Buffer, floats: Array, integers: Array, present: Array, frames: Array, new_frame: Array
-) -> tuple[int, int, int]:
+) -> tuple[Number, Number, int]:
     """Return the number of objects, the end of the last whole field, and a status."""
     end = len(buffer)
-    position = 0
-    count = 0
+    # numba compiles what is called with a plain 0 once more.
+    position = np.int64(0)
+    count = np.int64(0)
     while position < end and count < len(present):
         field, kind, after = read_tag(buffer, position, end)
         if field == 1 and kind == BYTES:
