@@ -124,6 +124,9 @@ _MEANINGS = {
     "frames_of_predictions_only": "frames of the predictions are unknown to the ground truth: their detections count "
     "as false",
     "frames_of_ground_truth_only": "frames of the ground truth have no predictions: their objects count as missed",
+    "detections_not_finite": "detections hold NaN or infinite numbers: they overlap nothing and count as false",
+    "objects_not_finite": "objects of the ground truth hold NaN or infinite numbers: they overlap nothing and count as "
+    "missed",
     "detections_of_unknown_type": "detections are of type UNKNOWN, which breakdowns by type leave out and which never "
     "match",
     "objects_of_unknown_type": "objects of the ground truth are of type UNKNOWN, which breakdowns by type leave out",
@@ -135,6 +138,7 @@ def _count_what_is_odd(
 ) -> dict[str, int]:
     """Count what the metrics take as it is, though it is seldom meant; refuse files that share no frame."""
     from detection3d.errors import UserError
+    from detection3d.evaluation.inputs import count_not_finite
     from detection3d.types.scene import ObjectType
 
     found, wanted = {item.key for item in predictions}, {item.key for item in ground_truth}
@@ -146,6 +150,8 @@ def _count_what_is_odd(
     return {
         "frames_of_predictions_only": len(found - wanted),
         "frames_of_ground_truth_only": len(wanted - found),
+        "detections_not_finite": count_not_finite(predictions),
+        "objects_not_finite": count_not_finite(ground_truth),
         "detections_of_unknown_type": sum(int((item.types == ObjectType.UNKNOWN).sum()) for item in predictions),
         "objects_of_unknown_type": sum(int((item.types == ObjectType.UNKNOWN).sum()) for item in ground_truth),
     }

@@ -72,8 +72,7 @@ def check_detections(item: Detections) -> None:
         item: the detections.
 
     Raises:
-        UserError: lengths that differ, too many boxes, numbers that aren't finite, a score outside [0, 1], an unknown
-            type.
+        UserError: lengths that differ, too many boxes, a score outside [0, 1], an unknown type.
     """
     count = _check_boxes(item, "detections")
     _check_lengths(
@@ -103,6 +102,26 @@ def check_ground_truth(item: GroundTruth) -> None:
         )
 
 
+def refuse_not_finite(item: Detections | GroundTruth) -> None:
+    """Check that a frame's boxes are numbers, before they are given to others; the metrics themselves take any.
+
+    Raises:
+        UserError: a box holds NaN or an infinite number.
+    """
+    for index in np.flatnonzero(~np.isfinite(item.boxes).all(axis=1)):
+        found = isinstance(item, Detections)
+        side = "detections" if found else "ground truth"
+        advice = "look at the detector's weights and inputs" if found else "correct the label or leave it out"
+        raise UserError(
+            f"{_where(item)}: box {index} of the {side} is not finite: {item.boxes[index].tolist()}; {advice}"
+        )
+
+
+def count_not_finite(items: Sequence[Detections] | Sequence[GroundTruth]) -> int:
+    """Return how many boxes hold NaN or an infinite number; such a box overlaps no other."""
+    return sum(int((~np.isfinite(item.boxes).all(axis=1)).sum()) for item in items)
+
+
 AnyBoxes = TypeVar("AnyBoxes", Detections, GroundTruth)
 
 
@@ -123,12 +142,6 @@ def _check_boxes(item: Detections | GroundTruth, side: str) -> int:
         raise UserError(
             f"{_where(item)}: {count} boxes in the {side}, more than {MAX_BOXES_PER_FRAME}, which would take the "
             "matcher hours; raise the detector's score threshold or tighten its NMS"
-        )
-    for index in np.flatnonzero(~np.isfinite(item.boxes).all(axis=1)):
-        found = isinstance(item, Detections)
-        advice = "look at the detector's weights and inputs" if found else "correct the label or leave it out"
-        raise UserError(
-            f"{_where(item)}: box {index} of the {side} is not finite: {item.boxes[index].tolist()}; {advice}"
         )
     for index in np.flatnonzero(np.asarray(item.types) > max(ObjectType)):
         raise UserError(

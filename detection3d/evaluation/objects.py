@@ -11,7 +11,7 @@ from typing import TypeVar
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import objects_bin, objects_parquet
 from detection3d.evaluation.ground_truth import GroundTruth
-from detection3d.evaluation.inputs import check_detections, check_ground_truth
+from detection3d.evaluation.inputs import check_detections, check_ground_truth, refuse_not_finite
 from detection3d.evaluation.objects_files import is_parquet, read_messages
 from detection3d.files import replace_file
 from detection3d.types.scene import Detections
@@ -29,6 +29,7 @@ def write_detections(path: Path | str, detections: Sequence[Detections]) -> None
     """
     for item in detections:
         check_detections(item)
+        refuse_not_finite(item)
     encode = _choose(path, objects_parquet.encode_detections, objects_bin.encode_objects)
     replace_file(Path(path), encode(detections))
 
@@ -59,6 +60,7 @@ def write_ground_truth(path: Path | str, ground_truth: Sequence[GroundTruth]) ->
     """Write prepared ground truth; arguments and errors as in `write_detections`."""
     for item in ground_truth:
         check_ground_truth(item)
+        refuse_not_finite(item)
     encode = _choose(path, objects_parquet.encode_ground_truth, objects_bin.encode_objects)
     replace_file(Path(path), encode(ground_truth))
 

@@ -46,7 +46,7 @@ def evaluate_officially(
 
     Raises:
         UserError: the op isn't installed, a frame occurs twice on one side or has numbers that can't be evaluated, or
-            detections of type UNKNOWN take part in a breakdown, on which the op ends the process.
+            detections of type UNKNOWN or certain boxes that aren't finite take part, on which the op ends the process.
     """
     config = MetricConfig() if config is None else config
     pairs = pair_frames(predictions, ground_truth)
@@ -100,7 +100,7 @@ def _import_op() -> tuple[Any, ModuleType]:
 
 
 def _refuse_what_ends_the_process(block: FrameBlock, config: MetricConfig) -> None:
-    """Waymo's program aborts where a detection of type UNKNOWN meets an object; no Python error could be caught."""
+    """Refuse what Waymo's program aborts on, such as detections of type UNKNOWN; no Python error could be caught."""
     unknown = np.flatnonzero(block.prediction_types == ObjectType.UNKNOWN)
     for split in config.breakdowns:
         if (block.prediction_pools(split)[unknown] >= 0).any():
@@ -108,6 +108,17 @@ def _refuse_what_ends_the_process(block: FrameBlock, config: MetricConfig) -> No
                 f"{len(unknown)} detections are of type UNKNOWN, and {split.name} puts them into a shard, on which "
                 "the official program ends; give them a type or leave the breakdown out"
             )
+    # Found by giving it one such number at a time: sides 3 to 5 and z of detections, all numbers of objects.
+    detections, objects = block.prediction_boxes, block.truth_boxes
+    ending = int(np.isnan(detections[:, 2:6]).any(axis=1).sum())
+    ending += int((np.isnan(objects).any(axis=1) | np.isinf(objects[:, 6])).sum())
+    if np.isinf(detections[:, 2]).any():
+        ending += int(np.isinf(objects[:, 2]).sum())
+    if ending:
+        raise UserError(
+            f"{ending} boxes hold NaN or infinite numbers on which the official program ends; leave them out, or use "
+            "--backend native, for which they overlap nothing"
+        )
 
 
 def _frame_ids(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -206,6 +206,10 @@ def _overlap(a: Float64Array, b: Float64Array, p: Float64Array, q: Float64Array,
 
 @numba.njit(cache=True, nogil=True)
 def _usable(box: Float64Array) -> bool:
+    # The official op has no overlap with a box of NaN or infinite numbers, either, where it does not end the process.
+    for k in range(7):
+        if not math.isfinite(box[k]):
+            return False
     return min(box[3], box[4], box[5]) > MIN_SIDE and max(box[3], box[4], box[5]) < MAX_SIDE
 
 
@@ -223,12 +227,13 @@ def fill_overlaps(
 
     Args:
         a_ends: int64 [F], place after the last detection of each frame.
-        a: detections, float64 [P, 7], finite.
+        a: detections, float64 [P, 7].
         a_types: uint8 [P].
         b_ends: int64 [F], likewise of the objects.
-        b: objects, float64 [G, 7], finite.
+        b: objects, float64 [G, 7].
         b_types: uint8 [G].
-        overlaps: float32; filled in, frame after frame and row by row; 0 where types differ or a side is degenerate.
+        overlaps: float32; filled in, frame after frame and row by row; 0 where types differ, a side is degenerate
+            or a number isn't finite.
     """
     p, q = footprints(a), footprints(b)
     found = np.empty((16, 2), np.float64)

@@ -104,6 +104,8 @@ def judge_scene(
 ) -> JudgedScene:
     """Match the detections of a scene that have at least a score.
 
+    Boxes that aren't finite have no place in a picture and are left out.
+
     Args:
         scene: the frame and its detections.
         cutoff: the least score.
@@ -120,6 +122,7 @@ def judge_scene(
     found = np.zeros(len(truth), np.bool_)
     found[partners[matched]] = True
     shown = (detections.scores >= np.float32(cutoff)) & (detections.types != ObjectType.UNKNOWN)
+    shown &= np.isfinite(detections.boxes).all(axis=1)
     return JudgedScene(
         scene=scene,
         boxes=detections.boxes[shown],
@@ -132,7 +135,7 @@ def judge_scene(
 
 
 def _of_types(truth: GroundTruth, types: Collection[ObjectType]) -> GroundTruth:
-    rows = np.isin(truth.types, list(types))
+    rows = np.isin(truth.types, list(types)) & np.isfinite(truth.boxes).all(axis=1)
     return replace(
         truth,
         boxes=truth.boxes[rows],

@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from detection3d.errors import DataError, UserError
+from detection3d.evaluation.inputs import refuse_not_finite
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Detections, ObjectType
 
@@ -129,13 +130,14 @@ def select_detections(
         The selection.
 
     Raises:
-        UserError: there are boxes of types that the submission doesn't name, or none are left.
+        UserError: there are boxes of types that the submission doesn't name or that aren't finite, or none are left.
     """
     allowed = set(message.object_types) or set(ObjectType) - {ObjectType.UNKNOWN}
     result = []
     below = beyond = enlarged = 0
     foreign: dict[int, int] = {}
     for item in detections:
+        refuse_not_finite(item)
         for number, count in zip(*np.unique(item.types, return_counts=True), strict=True):
             if int(number) not in allowed:
                 foreign[int(number)] = foreign.get(int(number), 0) + int(count)

@@ -14,6 +14,7 @@ from detection3d.evaluation import MetricConfig
 from detection3d.evaluation.breakdowns import BREAKDOWNS
 from detection3d.evaluation.metric_config_text import message_of_config
 from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.protos import waymo_pb2
 from tests.conftest import ROOT
 from tests.evaluation.builders import box, found, truth
 
@@ -82,6 +83,26 @@ def test_frames_of_one_side_and_unknown_types_are_counted_and_told(tmp_path, cap
         "false_positives": 4,
         "false_negatives": 1,
     }
+
+
+def test_boxes_that_are_not_finite_are_counted_told_and_left_out_of_the_pictures(tmp_path, capsys):
+    arguments = files(tmp_path, [found([box(), box(20), box(30)])], [truth([box(), box(30)])])
+    for side, places in (("predictions", {1: "center_x", 2: "length"}), ("ground_truth", {1: "heading"})):
+        path = tmp_path / f"{side}.bin"
+        if side == "predictions":
+            write_detections(path, [found([box(), box(20), box(30)])])
+        else:
+            write_ground_truth(path, [truth([box(), box(30)])])
+        spoilt = waymo_pb2.Objects.FromString(path.read_bytes())
+        for place, name in places.items():
+            setattr(spoilt.objects[place].object.box, name, float("nan"))
+        path.write_bytes(spoilt.SerializeToString())
+    assert main([text.replace(".parquet", ".bin") for text in arguments]) == 0
+    told = capsys.readouterr().out
+    assert "2 detections hold NaN or infinite numbers: they overlap nothing and count as false" in told
+    assert "1 objects of the ground truth hold NaN" in told
+    counts = content(tmp_path)["breakdowns"]["OBJECT_TYPE_TYPE_VEHICLE_LEVEL_2"]["counts"]
+    assert (counts["true_positives"], counts["false_positives"], counts["false_negatives"]) == (1, 2, 1)
 
 
 def test_nothing_odd_is_not_mentioned(tmp_path, capsys):

@@ -27,6 +27,7 @@ KINDS = (
     "settings",
     "quantile cutoffs",
     "no boxes",
+    "not finite",
 )
 WITHOUT_UNKNOWN = tuple(split for split in BREAKDOWNS.values() if not isinstance(split, OneShard | AllButSign))
 
@@ -61,6 +62,11 @@ def random_case(seed: int) -> Case:
         if unknown:
             types[rng.random(m) < 0.1] = 0
         detections, kinds = _detections(rng, kind, boxes, types, d)
+        if kind == "not finite":
+            # The op ends its process on others: NaN of an object or of a detection's z and sides.
+            _spoil(rng, detections, (0, 1, 6), (np.nan, np.inf, -np.inf))
+            _spoil(rng, detections, (2, 3, 4, 5), (np.inf, -np.inf))
+            _spoil(rng, boxes, (0, 1, 3, 4, 5), (np.inf, -np.inf))
         if not unknown:
             kinds = np.maximum(kinds, 1)
         velocity = rng.choice([0, 0.1, 0.2, _beside(0.2, 1), 0.6, 1, 2.4, 3, 8, 10, 15], (m, 3))
@@ -170,6 +176,11 @@ def _detections(
     changed = rng.random(count) < 0.05
     kinds[changed] = rng.integers(0, 5, int(changed.sum()))
     return boxes.astype(np.float32), kinds
+
+
+def _spoil(rng: np.random.Generator, boxes: np.ndarray, columns: tuple[int, ...], values: tuple[float, ...]) -> None:
+    rows = np.flatnonzero(rng.random(len(boxes)) < 0.1)
+    boxes[rows, rng.choice(columns, len(rows))] = rng.choice(values, len(rows))
 
 
 def _scores(rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
