@@ -7,10 +7,10 @@ difference.
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.evaluation.segment_counts import SegmentCounts
 from detection3d.types.scene import Float32Array, Float64Array
 

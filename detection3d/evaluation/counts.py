@@ -6,10 +6,10 @@ Follows `ComputeDetectionMeasurementFromMatchingResult` in metrics/detection_met
 import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.evaluation.matching import match_rows, weight_of
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, UInt8Array
 

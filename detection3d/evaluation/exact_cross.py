@@ -9,9 +9,9 @@ math/polygon2d.cc.
 
 import math
 
-import numba
 import numpy as np
 
+from detection3d.compiled_code import numba
 from detection3d.types.scene import Float64Array
 
 _NEAR_ZERO = 2.0**-50

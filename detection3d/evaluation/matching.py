@@ -9,10 +9,10 @@ that joined the tree first, then the lowest column.
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.types.scene import Float32Array
 
 WEIGHT_SCALE = np.float32(1_000_000)  # an overlap of 1 in the matcher's integer weights

@@ -9,10 +9,10 @@ any point count, too.
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.geometry.host.boxes import count_points_in_boxes
 from detection3d.geometry.host.poses import zone_in_vehicle_frame
 from detection3d.types.scene import BoolArray, Float64Array

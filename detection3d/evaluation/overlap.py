@@ -12,10 +12,10 @@ Source: `ComputeIoU` in metrics/iou.cc and `ComputeIntersectionVertices` in math
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.evaluation.exact_cross import cross
 from detection3d.evaluation.ground_truth import GroundTruth
 from detection3d.geometry.host.iou import MAX_SIDE, MIN_SIDE, MIN_UNION, iou_3d_pair

@@ -9,8 +9,9 @@ All functions return a new position, which is negative where the bytes make no s
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from detection3d.compiled_code import numba
 
 VARINT, FIXED64, BYTES, START_GROUP, END_GROUP, FIXED32 = range(6)
 """Wire types."""

@@ -7,9 +7,9 @@ wire type, are skipped; of a field that comes twice the last one counts, and a m
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
+from detection3d.compiled_code import numba
 from detection3d.evaluation.wire import (
     BYTES,
     FIXED32,

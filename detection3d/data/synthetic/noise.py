@@ -3,8 +3,9 @@
 The mixing step is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
-import numba
 import numpy as np
+
+from detection3d.compiled_code import numba
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)

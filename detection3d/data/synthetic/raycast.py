@@ -6,9 +6,9 @@ beams, exactly, and tried from the nearest on. Columns run in parallel and share
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from detection3d.compiled_code import numba
 from detection3d.data.synthetic.noise import uniform_at
 from detection3d.data.synthetic.scene import Snapshot
 from detection3d.types.scene import BoolArray, Float64Array, Int32Array

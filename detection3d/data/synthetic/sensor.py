@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.data.synthetic.materials import Material, material_table
 from detection3d.data.synthetic.noise import normal_at, uniform_at
 from detection3d.data.synthetic.raycast import Sweep, cast, cast_behind

@@ -4,10 +4,10 @@ Waymo stores TOP's poses as float32 global coordinates, which move a point by up
 metres. The shots start from the stored poses, so a reader's points lie on the surfaces all the same.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.data.synthetic.motion import vehicle_poses
 from detection3d.data.synthetic.noise import uniform_at
 from detection3d.data.synthetic.raycast import Sweep

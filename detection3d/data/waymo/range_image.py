@@ -6,9 +6,9 @@ the official code computes in float32 with global coordinates of some 10 km, whi
 
 import math
 
-import numba
 import numpy as np
 
+from detection3d.compiled_code import numba
 from detection3d.data.waymo.malformed import MalformedFrameError
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, LidarCalibration
 

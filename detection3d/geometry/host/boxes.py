@@ -3,10 +3,10 @@
 The box layout is fixed in `detection3d`'s docstring.
 """
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.types.scene import BoolArray, Float64Array, Int32Array
 
 _CORNER_SIGNS = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float64)

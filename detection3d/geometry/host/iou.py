@@ -9,10 +9,10 @@ Which boxes count as degenerate follows `ComputeIoU` and `ComputeIoU3d` in metri
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from detection3d.compiled_code import numba
 from detection3d.types.scene import Float64Array
 
 MIN_SIDE = 1e-2  # metres; a box with a side of at most this overlaps nothing
