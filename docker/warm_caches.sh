@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from detection3d.evaluation.ground_truth import GroundTruth
-from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from detection3d.types.scene import Detections
 
 folder = Path(sys.argv[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 from detection3d.benchmark.metrics_frames import random_frames
 from detection3d.errors import UserError
-from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 
 BACKENDS = ("native", "official")
 _ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from detection3d.benchmark.metrics_frames import random_frames
+from detection3d.evaluation.files.objects import read_detections, read_ground_truth
 from detection3d.evaluation.metric_config import MetricConfig
 from detection3d.evaluation.metrics import evaluate
-from detection3d.evaluation.objects import read_detections, read_ground_truth
 from detection3d.evaluation.official import evaluate_officially, official_versions
 
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from detection3d.cli.device import choose_device, refuse_several_ranks
-    from detection3d.evaluation.comparison_table import print_comparison
+    from detection3d.evaluation.reporting.comparison_table import print_comparison
     from detection3d.training.comparison import Means, compare
 
     refuse_several_ranks()

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
     from detection3d.cli.device import choose_device
-    from detection3d.evaluation.metrics_table import print_metrics
+    from detection3d.evaluation.reporting.metrics_table import print_metrics
     from detection3d.training.checkpoint import find_checkpoint
     from detection3d.training.evaluation import evaluate_run
     from detection3d.training.inference import load_run_config

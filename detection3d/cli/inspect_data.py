@@ -130,7 +130,7 @@ def _frames(data: "RawData | PreparedData", options: argparse.Namespace, config:
 def _draw(frame: "Frame", summary: "FrameSummary", options: argparse.Namespace) -> None:
     import math
 
-    from detection3d.evaluation.frame_picture import frame_picture
+    from detection3d.evaluation.reporting.frame_picture import frame_picture
     from detection3d.files import replace_file
 
     ground = 0.0 if math.isnan(summary.ground) else summary.ground

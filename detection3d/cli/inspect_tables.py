@@ -18,7 +18,7 @@ from detection3d.data.statistics import (
     Statistics,
     TypeStatistics,
 )
-from detection3d.evaluation.terminal import print_table
+from detection3d.evaluation.reporting.terminal import print_table
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Heavy modules only now, so that --help answers at once.
     from detection3d.errors import UserError
-    from detection3d.evaluation.objects import read_detections
-    from detection3d.evaluation.submission import MIN_SCORE, check_coverage, read_information, select_detections
-    from detection3d.evaluation.submission_files import write_submission
+    from detection3d.evaluation.files.objects import read_detections
+    from detection3d.evaluation.files.submission import MIN_SCORE, check_coverage, read_information, select_detections
+    from detection3d.evaluation.files.submission_files import write_submission
 
     min_score = MIN_SCORE if options.min_score is None else options.min_score
     if not 0 <= min_score <= 1:
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _frames(path: Path) -> set[tuple[str, int]]:
-    from detection3d.evaluation.objects import read_ground_truth
-    from detection3d.evaluation.submission_frames import is_frame_list, read_frame_list
+    from detection3d.evaluation.files.objects import read_ground_truth
+    from detection3d.evaluation.files.submission_frames import is_frame_list, read_frame_list
 
     if path.is_dir() and (path / "manifest.json").exists():
         from detection3d.data.store import Store

@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from detection3d.errors import UserError
-    from detection3d.evaluation.evaluated_folder import read_evaluated_folder
+    from detection3d.evaluation.files.evaluated_folder import read_evaluated_folder
+    from detection3d.evaluation.reporting.side_by_side_report import write_side_by_side
+    from detection3d.evaluation.reporting.side_by_side_text import comparison_table, sentence
+    from detection3d.evaluation.reporting.terminal import print_table
     from detection3d.evaluation.side_by_side import MEASURES, compare_evaluations
-    from detection3d.evaluation.side_by_side_report import write_side_by_side
-    from detection3d.evaluation.side_by_side_text import comparison_table, sentence
-    from detection3d.evaluation.terminal import print_table
 
     if options.resamples < 100:
         raise UserError(f"--resamples is {options.resamples}; give 100 or more, or the intervals' ends are chance")

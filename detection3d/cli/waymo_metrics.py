@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"compiled code is kept in {cache}: neither the installation nor a cache folder can be written to")
     from detection3d import __version__
     from detection3d.evaluation.analysis import analyse
+    from detection3d.evaluation.files.metrics_json import write_metrics_json
+    from detection3d.evaluation.files.objects import read_detections, read_ground_truth
     from detection3d.evaluation.metric_config import MetricConfig
     from detection3d.evaluation.metric_config_text import message_of_config, read_metric_config
-    from detection3d.evaluation.metrics_json import write_metrics_json
-    from detection3d.evaluation.objects import read_detections, read_ground_truth
-    from detection3d.evaluation.report import write_report
+    from detection3d.evaluation.reporting.report import write_report
 
     config = MetricConfig() if options.config is None else read_metric_config(options.config)
     provenance: dict[str, Any] = {
@@ -178,8 +178,8 @@ def _print(metrics: "Metrics") -> None:
     """Print the table by type, or one for each breakdown where that isn't among them."""
     from rich.console import Console
 
-    from detection3d.evaluation.metrics_table import metrics_table, print_metrics
-    from detection3d.evaluation.terminal import print_table
+    from detection3d.evaluation.reporting.metrics_table import metrics_table, print_metrics
+    from detection3d.evaluation.reporting.terminal import print_table
 
     names = list(dict.fromkeys(row.breakdown for row in metrics.rows))
     if "OBJECT_TYPE" in names:

@@ -1,6 +1,6 @@
 """Waymo's detection metrics, the files they are read from and written to, and the report.
 
-It needs neither torch nor TensorFlow. `detection3d.evaluation.report` is imported on its own: it loads matplotlib.
+It needs neither torch nor TensorFlow. `detection3d.evaluation.reporting` is imported on its own: it loads matplotlib.
 """
 
 from detection3d.evaluation.ground_truth import GroundTruth, ground_truth_of_frames, prepare_ground_truth

@@ -15,8 +15,8 @@ from detection3d.evaluation.head_errors import HeadErrors, MatchedBoxes, head_er
 from detection3d.evaluation.inputs import FramePair, no_detections, pair_frames
 from detection3d.evaluation.matching import IndexArray
 from detection3d.evaluation.metrics import MetricConfig, Metrics, type_overlaps
-from detection3d.evaluation.metrics_table import types_of_interest
 from detection3d.evaluation.operating_point import best_cutoff
+from detection3d.evaluation.reporting.metrics_table import types_of_interest
 from detection3d.types.scene import BoolArray, Detections, Float32Array, ObjectType, UInt8Array
 
 WORST_FRAMES = 4

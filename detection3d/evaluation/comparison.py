@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from detection3d.evaluation.files.metrics_json import MEAN_TYPES
 from detection3d.evaluation.metrics import Metrics
-from detection3d.evaluation.metrics_json import MEAN_TYPES
 from detection3d.evaluation.paired import PairedDifference, compare_paired
 
 Metric = Literal["ap", "aph", "error"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from detection3d.evaluation.files.metrics_json import MEAN_TYPES
 from detection3d.evaluation.metrics import Metrics
-from detection3d.evaluation.metrics_json import MEAN_TYPES
 
 DEFAULT_CUTOFF = 0.3  # where there is no ground truth to choose one by
 

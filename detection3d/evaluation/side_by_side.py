@@ -20,10 +20,10 @@ from detection3d.evaluation.bootstrap import (
     resample_segments,
     resampled_metrics,
 )
-from detection3d.evaluation.evaluated_folder import EvaluatedFolder, check_unchanged, short_labels
+from detection3d.evaluation.files.evaluated_folder import EvaluatedFolder, check_unchanged, short_labels
+from detection3d.evaluation.files.metrics_json import MEAN_TYPES, mean_metrics
 from detection3d.evaluation.ground_truth import GroundTruth
 from detection3d.evaluation.metrics import MetricConfig, Metrics, evaluate
-from detection3d.evaluation.metrics_json import MEAN_TYPES, mean_metrics
 from detection3d.evaluation.segment_counts import SegmentCounts, count_segments
 from detection3d.types.scene import ObjectType
 

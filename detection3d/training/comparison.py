@@ -22,8 +22,8 @@ from detection3d.evaluation.comparison import (
     Speed,
     choose_rate,
 )
-from detection3d.evaluation.comparison_json import write_comparison_json
-from detection3d.evaluation.comparison_report import write_comparison_report
+from detection3d.evaluation.files.comparison_json import write_comparison_json
+from detection3d.evaluation.reporting.comparison_report import write_comparison_report
 from detection3d.files import locked
 from detection3d.training.comparison_curves import read_curves
 from detection3d.training.comparison_plan import BASELINE, ComparisonPlan, Trial

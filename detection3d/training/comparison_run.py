@@ -23,7 +23,7 @@ from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import GroundTruth, evaluate
 from detection3d.evaluation.comparison import ClassScores, RunScores, Scores, score
-from detection3d.evaluation.metrics_json import write_metrics_json
+from detection3d.evaluation.files.metrics_json import write_metrics_json
 from detection3d.files import replace_file
 from detection3d.training.checkpoint import NAME, list_checkpoints
 from detection3d.training.comparison_plan import Trial

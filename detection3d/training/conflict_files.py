@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detection3d.errors import DataError
-from detection3d.evaluation.conflict_figures import ConflictView
+from detection3d.evaluation.reporting.conflict_figures import ConflictView
 from detection3d.files import remove_unfinished, replace_file
 from detection3d.multitask import ConflictMap
 

@@ -16,13 +16,13 @@ from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation import GroundTruth, Metrics, evaluate, prepare_ground_truth
 from detection3d.evaluation.analysis import analyse
-from detection3d.evaluation.conflict_figures import PurityHistory
-from detection3d.evaluation.figures import Curve
+from detection3d.evaluation.files.metrics_json import write_metrics_json
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from detection3d.evaluation.ground_truth import no_ground_truth
-from detection3d.evaluation.metrics_json import write_metrics_json
-from detection3d.evaluation.objects import write_detections, write_ground_truth
-from detection3d.evaluation.report import write_report
-from detection3d.evaluation.scenes import Scene, scene_of_frame
+from detection3d.evaluation.reporting.conflict_figures import PurityHistory
+from detection3d.evaluation.reporting.figures import Curve
+from detection3d.evaluation.reporting.report import write_report
+from detection3d.evaluation.reporting.scenes import Scene, scene_of_frame
 from detection3d.model.heads import TASKS
 from detection3d.training.conflict_files import last_conflict
 from detection3d.training.evaluated_data import config_hash, data_facts, data_hash

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from detection3d.evaluation.conflict_figures import ConflictView, conflict_image
+from detection3d.evaluation.reporting.conflict_figures import ConflictView, conflict_image
 from detection3d.files import replace_file
 from detection3d.training.conflict_files import forget_conflicts, save_conflict
 from detection3d.training.run_folder import RunFolder

@@ -12,7 +12,7 @@ from detection3d.cli.inspect_sources import PreparedData, RawData, evenly, recog
 from detection3d.cli.run import run
 from detection3d.data.synthetic import RigConfig, tiny_rig, write_segments
 from detection3d.data.waymo import read_segment
-from detection3d.evaluation.frame_picture import short_ids
+from detection3d.evaluation.reporting.frame_picture import short_ids
 from detection3d.types.scene import Frame
 from tests.conftest import ROOT
 from tests.data.made_frames import make_frame, write_store

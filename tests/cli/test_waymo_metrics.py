@@ -12,8 +12,8 @@ from detection3d.cli.run import run
 from detection3d.cli.waymo_metrics import main
 from detection3d.evaluation import MetricConfig
 from detection3d.evaluation.breakdowns import BREAKDOWNS
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from detection3d.evaluation.metric_config_text import message_of_config
-from detection3d.evaluation.objects import write_detections, write_ground_truth
 from detection3d.protos import waymo_pb2
 from tests.conftest import ROOT
 from tests.evaluation.builders import box, found, truth

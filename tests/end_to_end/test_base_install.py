@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from tests.conftest import ROOT
 from tests.evaluation.builders import box, found, truth
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from tests.conftest import ROOT
 from tests.evaluation.builders import found, truth
 

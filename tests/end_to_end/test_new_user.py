@@ -22,7 +22,7 @@ from detection3d.data.synthetic.encode import compress_matrix
 from detection3d.data.waymo.matrices import decode_matrix
 from detection3d.data.waymo.records import RecordWriter, read_records
 from detection3d.errors import UserError
-from detection3d.evaluation.objects import read_detections
+from detection3d.evaluation.files.objects import read_detections
 from detection3d.protos import waymo_pb2
 from detection3d.training.checkpoint import last_checkpoint, load_checkpoint
 from tests.data.made_frames import write_store

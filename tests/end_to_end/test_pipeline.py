@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from detection3d.cli import evaluate, make_synthetic, prepare_argoverse, prepare_waymo, train
 from detection3d.config_file import load_config
 from detection3d.data.store import Store
-from detection3d.evaluation.objects import read_detections, read_ground_truth
+from detection3d.evaluation.files.objects import read_detections, read_ground_truth
 from detection3d.model.heads import TASKS
 from detection3d.training.recorder import read_metrics
 from tests.small_run import small_config, small_settings

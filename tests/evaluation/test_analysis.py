@@ -5,9 +5,9 @@ import pytest
 
 from detection3d.evaluation import evaluate
 from detection3d.evaluation.analysis import RANDOM_FRAMES, WORST_FRAMES, analyse
+from detection3d.evaluation.files.metrics_json import metrics_to_json
 from detection3d.evaluation.metrics import MetricConfig
-from detection3d.evaluation.metrics_json import metrics_to_json
-from detection3d.evaluation.scenes import judge_scene, scenes_of_files
+from detection3d.evaluation.reporting.scenes import judge_scene, scenes_of_files
 from detection3d.types.scene import ObjectType
 from tests.evaluation.builders import box, found, truth
 from tests.evaluation.test_bootstrap import random_segments

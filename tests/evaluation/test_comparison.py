@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from detection3d.errors import DataError
-from detection3d.evaluation import comparison_text as text
 from detection3d.evaluation import evaluate
 from detection3d.evaluation.comparison import FailedRun, choose_rate, score
-from detection3d.evaluation.comparison_json import comparison_to_json, read_comparison_json, write_comparison_json
-from detection3d.evaluation.comparison_report import write_comparison_report
-from detection3d.evaluation.comparison_table import print_comparison
-from detection3d.evaluation.metrics_json import mean_metrics
+from detection3d.evaluation.files.comparison_json import comparison_to_json, read_comparison_json, write_comparison_json
+from detection3d.evaluation.files.metrics_json import mean_metrics
+from detection3d.evaluation.reporting import comparison_text as text
+from detection3d.evaluation.reporting.comparison_report import write_comparison_report
+from detection3d.evaluation.reporting.comparison_table import print_comparison
 from tests.evaluation.builders import box, found, truth
 from tests.evaluation.comparisons import BASE, NOISE, comparison, method, shifted
 

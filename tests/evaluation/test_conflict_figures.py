@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detection3d.evaluation import evaluate
-from detection3d.evaluation.conflict_figures import (
+from detection3d.evaluation.reporting.conflict_figures import (
     ConflictView,
     PurityHistory,
     conflict_figure,
@@ -17,7 +17,7 @@ from detection3d.evaluation.conflict_figures import (
     mass_figure,
     purity_figure,
 )
-from detection3d.evaluation.report import Curve, write_report
+from detection3d.evaluation.reporting.report import Curve, write_report
 
 EXTENT = (-20.0, -10.0, 20.0, 10.0)  # x and y from, x and y to
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from detection3d.evaluation.frame_picture import TYPE_COLOURS, frame_picture, short_ids
+from detection3d.evaluation.reporting.frame_picture import TYPE_COLOURS, frame_picture, short_ids
 from detection3d.geometry.host.poses import pose_from_angles, transform_points
 from detection3d.types.scene import Frame, ObjectType
 from tests.evaluation.builders import box, frame, labels

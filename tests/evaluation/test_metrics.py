@@ -10,8 +10,8 @@ import pytest
 from detection3d.errors import UserError
 from detection3d.evaluation import MetricConfig, evaluate
 from detection3d.evaluation.breakdowns import ByObjectType
+from detection3d.evaluation.files.objects import read_detections, read_ground_truth
 from detection3d.evaluation.inputs import MAX_BOXES_PER_FRAME
-from detection3d.evaluation.objects import read_detections, read_ground_truth
 from tests.evaluation.builders import box, found, truth
 from tests.oracles.slow_metrics import slow_metrics
 
@@ -259,7 +259,7 @@ def test_a_frame_given_twice_is_refused():
 
 def test_importing_the_evaluation_loads_no_torch():
     program = (
-        "import sys, detection3d.evaluation, detection3d.evaluation.report, detection3d.cli.waymo_metrics; "
+        "import sys, detection3d.evaluation, detection3d.evaluation.reporting.report, detection3d.cli.waymo_metrics; "
         "sys.exit('torch' in sys.modules or 'tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

@@ -7,8 +7,8 @@ from typing import Any
 
 from detection3d.evaluation import evaluate
 from detection3d.evaluation.analysis import analyse
-from detection3d.evaluation.metrics_json import SCHEMA_VERSION, metrics_to_json
-from detection3d.evaluation.submission import read_information
+from detection3d.evaluation.files.metrics_json import SCHEMA_VERSION, metrics_to_json
+from detection3d.evaluation.files.submission import read_information
 from tests.conftest import ROOT
 from tests.evaluation.builders import box, found, truth
 

@@ -6,8 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from detection3d.errors import DataError, UserError
+from detection3d.evaluation.files.objects import (
+    read_detections,
+    read_ground_truth,
+    write_detections,
+    write_ground_truth,
+)
 from detection3d.evaluation.inputs import count_not_finite
-from detection3d.evaluation.objects import read_detections, read_ground_truth, write_detections, write_ground_truth
 from detection3d.protos import waymo_pb2
 from tests.evaluation.builders import box, found, truth
 

@@ -16,9 +16,14 @@ import pytest
 
 from detection3d.data.waymo.records import RecordWriter
 from detection3d.errors import DataError
-from detection3d.evaluation.objects import read_detections, read_ground_truth, write_detections, write_ground_truth
-from detection3d.evaluation.objects_files import natural_order
-from detection3d.evaluation.objects_stream import Source
+from detection3d.evaluation.files.objects import (
+    read_detections,
+    read_ground_truth,
+    write_detections,
+    write_ground_truth,
+)
+from detection3d.evaluation.files.objects_files import natural_order
+from detection3d.evaluation.files.objects_stream import Source
 from detection3d.protos import waymo_pb2
 from tests.data.fuzz_changes import change_bytes
 from tests.evaluation.builders import box, found, truth
@@ -111,8 +116,8 @@ def test_labels_in_shards(tmp_path):
 
 
 def test_pieces_are_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("detection3d.evaluation.objects_stream._PIECE", 300)
-    monkeypatch.setattr("detection3d.evaluation.objects_stream._ROWS", 3)
+    monkeypatch.setattr("detection3d.evaluation.files.objects_stream._PIECE", 300)
+    monkeypatch.setattr("detection3d.evaluation.files.objects_stream._ROWS", 3)
     entries = written(write_detections, FRAMES)
     large = waymo_pb2.Objects.FromString(entries[3])
     large.objects[0].object.id = "x" * 2000  # larger than a piece
@@ -300,7 +305,7 @@ def test_many_changed_files(tmp_path):
 
 MEASURED = r"""
 import re, sys, time
-from detection3d.evaluation.objects import read_detections, read_ground_truth
+from detection3d.evaluation.files.objects import read_detections, read_ground_truth
 read_detections(sys.argv[3]), read_ground_truth(sys.argv[4])  # compiled before the clock runs
 begin = time.perf_counter()
 detections, truth = read_detections(sys.argv[1]), read_ground_truth(sys.argv[2])

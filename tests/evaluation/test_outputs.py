@@ -12,12 +12,17 @@ from detection3d.cli.waymo_metrics import main
 from detection3d.errors import DataError
 from detection3d.evaluation import evaluate, prepare_ground_truth
 from detection3d.evaluation.breakdowns import ByRange
+from detection3d.evaluation.files.metrics_json import (
+    mean_metrics,
+    metrics_to_json,
+    read_metrics_json,
+    write_metrics_json,
+)
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from detection3d.evaluation.metrics import MetricConfig
-from detection3d.evaluation.metrics_json import mean_metrics, metrics_to_json, read_metrics_json, write_metrics_json
-from detection3d.evaluation.metrics_table import print_metrics
-from detection3d.evaluation.objects import write_detections, write_ground_truth
-from detection3d.evaluation.report import MAX_SCENES, Curve, write_report
-from detection3d.evaluation.scenes import best_cutoff, judge_scene, scene_of_frame
+from detection3d.evaluation.reporting.metrics_table import print_metrics
+from detection3d.evaluation.reporting.report import MAX_SCENES, Curve, write_report
+from detection3d.evaluation.reporting.scenes import best_cutoff, judge_scene, scene_of_frame
 from tests.evaluation.builders import box, found, frame, labels, truth
 
 DETECTIONS = found(

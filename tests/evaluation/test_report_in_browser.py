@@ -8,9 +8,9 @@ import pytest
 from detection3d.cli.report import main as compare
 from detection3d.evaluation import evaluate, prepare_ground_truth
 from detection3d.evaluation.analysis import analyse
-from detection3d.evaluation.conflict_figures import PurityHistory
-from detection3d.evaluation.report import Curve, write_report
-from detection3d.evaluation.scenes import scene_of_frame, scenes_of_files
+from detection3d.evaluation.reporting.conflict_figures import PurityHistory
+from detection3d.evaluation.reporting.report import Curve, write_report
+from detection3d.evaluation.reporting.scenes import scene_of_frame, scenes_of_files
 from detection3d.types.segment_names import synthetic_name
 from tests.browser import NAMES, find_chromium, open_browser
 from tests.evaluation.builders import box, found, frame, labels, truth

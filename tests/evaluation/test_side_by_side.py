@@ -8,9 +8,9 @@ from detection3d.cli.report import main
 from detection3d.cli.run import run
 from detection3d.evaluation import evaluate
 from detection3d.evaluation.bootstrap import interval, resample_segments, resampled_metrics
-from detection3d.evaluation.evaluated_folder import read_evaluated_folder, short_labels
-from detection3d.evaluation.metrics_json import write_metrics_json
-from detection3d.evaluation.objects import write_detections, write_ground_truth
+from detection3d.evaluation.files.evaluated_folder import read_evaluated_folder, short_labels
+from detection3d.evaluation.files.metrics_json import write_metrics_json
+from detection3d.evaluation.files.objects import write_detections, write_ground_truth
 from detection3d.evaluation.segment_counts import count_segments
 from detection3d.evaluation.side_by_side import RowKey, compare_evaluations
 from detection3d.types.scene import ObjectType

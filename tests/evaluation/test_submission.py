@@ -11,10 +11,10 @@ from google.protobuf import json_format
 from detection3d.cli import make_submission
 from detection3d.cli.run import run
 from detection3d.errors import DataError, UserError
-from detection3d.evaluation.objects import read_detections, write_detections, write_ground_truth
-from detection3d.evaluation.submission import check_coverage, problems_of, read_information, select_detections
-from detection3d.evaluation.submission_files import write_submission
-from detection3d.evaluation.submission_frames import read_frame_list
+from detection3d.evaluation.files.objects import read_detections, write_detections, write_ground_truth
+from detection3d.evaluation.files.submission import check_coverage, problems_of, read_information, select_detections
+from detection3d.evaluation.files.submission_files import write_submission
+from detection3d.evaluation.files.submission_frames import read_frame_list
 from detection3d.protos import waymo_pb2
 from tests.conftest import ROOT
 from tests.data.made_frames import make_frame, write_store
@@ -174,7 +174,7 @@ def test_what_is_submitted_is_read_back(tmp_path, information):
 
 
 def test_a_shard_that_protobuf_could_not_read(tmp_path, information, monkeypatch):
-    monkeypatch.setattr("detection3d.evaluation.submission_files.MAX_MESSAGE", 1000)
+    monkeypatch.setattr("detection3d.evaluation.files.submission_files.MAX_MESSAGE", 1000)
     with pytest.raises(UserError, match="but protobuf reads at most 1,000; use more shards"):
         write_submission(tmp_path / "out", information, random_frames(7), shards=2)
 

@@ -7,9 +7,9 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from detection3d.evaluation.wire import BAD_GROUP, BAD_TAG, BAD_VARINT, INCOMPLETE, TRUNCATED
-from detection3d.evaluation.wire_encode import encode_frame
-from detection3d.evaluation.wire_objects import (
+from detection3d.evaluation.files.wire import BAD_GROUP, BAD_TAG, BAD_VARINT, INCOMPLETE, TRUNCATED
+from detection3d.evaluation.files.wire_encode import encode_frame
+from detection3d.evaluation.files.wire_objects import (
     BOX,
     CAMERA,
     HAS_BOX,

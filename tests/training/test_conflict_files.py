@@ -8,7 +8,7 @@ import torch
 
 from detection3d.data.store import Store
 from detection3d.errors import DataError
-from detection3d.evaluation.conflict_figures import ConflictView
+from detection3d.evaluation.reporting.conflict_figures import ConflictView
 from detection3d.multitask import ConflictMap
 from detection3d.training import loop
 from detection3d.training.conflict_files import (

@@ -8,7 +8,7 @@ import torch
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import overlaps_no_label_zone
-from detection3d.evaluation.objects import write_detections
+from detection3d.evaluation.files.objects import write_detections
 from detection3d.geometry.host.poses import pose_from_angles
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.inference import detect_store, load_detector, load_run_config

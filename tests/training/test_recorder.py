@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
-from detection3d.evaluation.conflict_figures import ConflictView, conflict_image
+from detection3d.evaluation.reporting.conflict_figures import ConflictView, conflict_image
 from detection3d.training.conflict_files import list_conflicts, load_conflict
 from detection3d.training.recorder import Recorder, read_metrics
 from detection3d.training.run_folder import RunFolder

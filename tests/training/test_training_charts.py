@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from detection3d.evaluation.conflict_figures import PurityHistory
-from detection3d.evaluation.figures import Curve
+from detection3d.evaluation.reporting.conflict_figures import PurityHistory
+from detection3d.evaluation.reporting.figures import Curve
 from detection3d.training.evaluation import training_charts
 
 ROWS = [

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from detection3d.compiled_code import numba
+from detection3d.evaluation.files.wire import BYTES, FIXED32, FIXED64, VARINT, Buffer, Number
 from detection3d.evaluation.ground_truth import GroundTruth
-from detection3d.evaluation.wire import BYTES, FIXED32, FIXED64, VARINT, Buffer, Number
 from detection3d.types.scene import Detections
 
 Array = Any  # within compiled code

@@ -8,10 +8,15 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from detection3d.evaluation import comparison_text as text
 from detection3d.evaluation.comparison import CONVERGED, LEVEL, METRICS, ClassScores, Comparison, MethodRuns, Metric
-from detection3d.evaluation.comparison_figures import difference_figure, metric_figure, rate_figure, training_figure
-from detection3d.evaluation.figures import data_uri
+from detection3d.evaluation.reporting import comparison_text as text
+from detection3d.evaluation.reporting.comparison_figures import (
+    difference_figure,
+    metric_figure,
+    rate_figure,
+    training_figure,
+)
+from detection3d.evaluation.reporting.figures import data_uri
 from detection3d.files import replace_file
 
 FILE_NAME = "report.html"

@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detection3d.evaluation import comparison_text as text
 from detection3d.evaluation.comparison import METRICS, Comparison
-from detection3d.evaluation.terminal import print_table
+from detection3d.evaluation.reporting import comparison_text as text
+from detection3d.evaluation.reporting.terminal import print_table
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from detection3d.evaluation.analysis import Analysis
-from detection3d.evaluation.birdseye import birdseye_figure, boxes_beyond
-from detection3d.evaluation.conflict_figures import (
+from detection3d.evaluation.head_errors import box_errors
+from detection3d.evaluation.metrics import MetricRow, Metrics
+from detection3d.evaluation.reporting.birdseye import birdseye_figure, boxes_beyond
+from detection3d.evaluation.reporting.conflict_figures import (
     ConflictView,
     PurityHistory,
     conflict_figure,
     mass_figure,
     purity_figure,
 )
-from detection3d.evaluation.error_figures import distribution_figure, reliability_figure
-from detection3d.evaluation.figures import SERIES, Curve, data_uri, line_figure, precision_recall_figure
-from detection3d.evaluation.head_errors import box_errors
-from detection3d.evaluation.metrics import MetricRow, Metrics
-from detection3d.evaluation.metrics_table import is_of_interest, percents
-from detection3d.evaluation.report_tables import type_name
-from detection3d.evaluation.scenes import JudgedScene
+from detection3d.evaluation.reporting.error_figures import distribution_figure, reliability_figure
+from detection3d.evaluation.reporting.figures import SERIES, Curve, data_uri, line_figure, precision_recall_figure
+from detection3d.evaluation.reporting.metrics_table import is_of_interest, percents
+from detection3d.evaluation.reporting.report_tables import type_name
+from detection3d.evaluation.reporting.scenes import JudgedScene
 from detection3d.types.scene import Float64Array, ObjectType
 
 _COLOURS = {ObjectType.VEHICLE: SERIES[0], ObjectType.PEDESTRIAN: SERIES[1], ObjectType.CYCLIST: SERIES[2]}

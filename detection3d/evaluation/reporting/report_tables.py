@@ -7,10 +7,10 @@ import numpy as np
 
 from detection3d.evaluation.analysis import Analysis
 from detection3d.evaluation.coverage import Coverage
+from detection3d.evaluation.files.metrics_json import MeanMetric, mean_metrics
 from detection3d.evaluation.head_errors import HeadErrors
 from detection3d.evaluation.metrics import MetricRow, Metrics
-from detection3d.evaluation.metrics_json import MeanMetric, mean_metrics
-from detection3d.evaluation.metrics_table import is_of_interest, percents
+from detection3d.evaluation.reporting.metrics_table import is_of_interest, percents
 from detection3d.types.scene import ObjectType
 
 NOT_AVAILABLE = "n/a"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection3d.errors import UserError
-from detection3d.evaluation.objects_bin import MAX_MESSAGE
-from detection3d.evaluation.wire_encode import encode_frame
+from detection3d.evaluation.files.objects_bin import MAX_MESSAGE
+from detection3d.evaluation.files.wire_encode import encode_frame
 from detection3d.files import TEMPORARY, replace_file
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import Detections

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from detection3d.errors import DataError, one_line
-from detection3d.evaluation.objects_kinds import HEAD, Kind, kind_of
-from detection3d.evaluation.objects_stream import Piece, Source, read_objects, read_submission
-from detection3d.evaluation.objects_table import ObjectTable, collect
-from detection3d.evaluation.wire_objects import ObjectRows
+from detection3d.evaluation.files.objects_kinds import HEAD, Kind, kind_of
+from detection3d.evaluation.files.objects_stream import Piece, Source, read_objects, read_submission
+from detection3d.evaluation.files.objects_table import ObjectTable, collect
+from detection3d.evaluation.files.wire_objects import ObjectRows
 from detection3d.protos import waymo_pb2
 
 CheckRows = Callable[[Source, ObjectRows, int], None]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import jinja2
 
-from detection3d.evaluation import report_tables as tables
 from detection3d.evaluation.analysis import Analysis
-from detection3d.evaluation.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT
-from detection3d.evaluation.conflict_figures import ConflictView, PurityHistory
-from detection3d.evaluation.figures import Curve
 from detection3d.evaluation.metrics import MetricConfig, Metrics
-from detection3d.evaluation.metrics_table import types_of_interest
 from detection3d.evaluation.operating_point import best_cutoff
-from detection3d.evaluation.report_pictures import (
+from detection3d.evaluation.reporting import report_tables as tables
+from detection3d.evaluation.reporting.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT
+from detection3d.evaluation.reporting.conflict_figures import ConflictView, PurityHistory
+from detection3d.evaluation.reporting.figures import Curve
+from detection3d.evaluation.reporting.metrics_table import types_of_interest
+from detection3d.evaluation.reporting.report_pictures import (
     Picture,
     conflict_pictures,
     error_pictures,
@@ -22,7 +22,7 @@ from detection3d.evaluation.report_pictures import (
     scene_picture,
     training_picture,
 )
-from detection3d.evaluation.scenes import Scene, judge_scene
+from detection3d.evaluation.reporting.scenes import Scene, judge_scene
 from detection3d.files import replace_file
 
 __all__ = ["MAX_SCENES", "ConflictView", "Curve", "PurityHistory", "Scene", "page_environment", "write_report"]

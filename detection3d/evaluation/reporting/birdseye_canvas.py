@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from detection3d.evaluation.figures import MUTED, chart_style
+from detection3d.evaluation.reporting.figures import MUTED, chart_style
 from detection3d.geometry.host.boxes import corners_bev
 from detection3d.types.scene import BoolArray, Float32Array, Float64Array, UInt8Array
 

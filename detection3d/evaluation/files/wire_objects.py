@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detection3d.compiled_code import numba
-from detection3d.evaluation.wire import (
+from detection3d.evaluation.files.wire import (
     BYTES,
     FIXED32,
     FIXED64,

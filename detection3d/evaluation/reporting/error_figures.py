@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from detection3d.evaluation.calibration import Calibration
-from detection3d.evaluation.figures import INK, MUTED, SERIES, chart_style, to_svg
+from detection3d.evaluation.reporting.figures import INK, MUTED, SERIES, chart_style, to_svg
 from detection3d.types.scene import Float64Array
 
 _QUANTILES = np.linspace(0, 1, 201)

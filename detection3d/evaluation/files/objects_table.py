@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detection3d.evaluation.objects_stream import FrameKey, Piece
-from detection3d.evaluation.wire_objects import ObjectRows
+from detection3d.evaluation.files.objects_stream import FrameKey, Piece
+from detection3d.evaluation.files.wire_objects import ObjectRows
 
 _COLUMNS = ("floats", "integers", "present")
 

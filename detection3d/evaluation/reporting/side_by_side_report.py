@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from detection3d.evaluation import side_by_side_text as text
-from detection3d.evaluation.figures import MUTED, SERIES, chart_style, data_uri, to_svg
-from detection3d.evaluation.report import page_environment
-from detection3d.evaluation.report_pictures import Picture
+from detection3d.evaluation.reporting import side_by_side_text as text
+from detection3d.evaluation.reporting.figures import MUTED, SERIES, chart_style, data_uri, to_svg
+from detection3d.evaluation.reporting.report import page_environment
+from detection3d.evaluation.reporting.report_pictures import Picture
 from detection3d.evaluation.side_by_side import MEASURES, Column, Measure, RowKey, SideBySide
 from detection3d.files import replace_file
 from detection3d.types.scene import Float32Array

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from detection3d.errors import DataError
+from detection3d.evaluation.files.metrics_json import FILE_NAME, read_metrics_json
+from detection3d.evaluation.files.objects import read_detections, read_ground_truth
 from detection3d.evaluation.ground_truth import GroundTruth
 from detection3d.evaluation.metrics import Metrics
-from detection3d.evaluation.metrics_json import FILE_NAME, read_metrics_json
-from detection3d.evaluation.objects import read_detections, read_ground_truth
 from detection3d.types.scene import Detections
 
 DETECTIONS = "detections.parquet"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from detection3d.errors import DataError, UserError
-from detection3d.evaluation import objects_bin, objects_parquet
+from detection3d.evaluation.files import objects_bin, objects_parquet
+from detection3d.evaluation.files.objects_files import is_parquet, read_messages
 from detection3d.evaluation.ground_truth import GroundTruth
 from detection3d.evaluation.inputs import check_detections, check_ground_truth, refuse_not_finite
-from detection3d.evaluation.objects_files import is_parquet, read_messages
 from detection3d.files import replace_file
 from detection3d.types.scene import Detections
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from detection3d.evaluation.comparison import METRICS, Comparison, Metric
-from detection3d.evaluation.figures import INK, MUTED, SERIES, chart_style, to_svg
+from detection3d.evaluation.reporting.figures import INK, MUTED, SERIES, chart_style, to_svg
 
 WIDTH = 5.0  # inches
 HEIGHT_OF_A_METHOD = 0.34

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from detection3d.evaluation.figures import INK, MUTED, chart_style, to_svg
+from detection3d.evaluation.reporting.figures import INK, MUTED, chart_style, to_svg
 from detection3d.types.scene import Float32Array, Float64Array, UInt8Array
 
 _CONFLICT_COLOURS = "plasma"

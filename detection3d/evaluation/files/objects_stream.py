@@ -9,8 +9,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from detection3d.errors import DataError
-from detection3d.evaluation.wire import BYTES, FIXED32, FIXED64, INCOMPLETE, REASONS, VARINT
-from detection3d.evaluation.wire_objects import ObjectRows, decode_objects
+from detection3d.evaluation.files.wire import BYTES, FIXED32, FIXED64, INCOMPLETE, REASONS, VARINT
+from detection3d.evaluation.files.wire_objects import ObjectRows, decode_objects
 from detection3d.protos import waymo_pb2
 
 _PIECE = 1 << 24  # bytes

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from detection3d.evaluation.birdseye_canvas import (
+from detection3d.evaluation.reporting.birdseye_canvas import (
     birdseye_axes,
     draw_boxes,
     draw_points,
@@ -11,8 +11,8 @@ from detection3d.evaluation.birdseye_canvas import (
     fitting_reach,
     write_beside,
 )
-from detection3d.evaluation.figures import to_svg
-from detection3d.evaluation.scenes import JudgedScene
+from detection3d.evaluation.reporting.figures import to_svg
+from detection3d.evaluation.reporting.scenes import JudgedScene
 
 FOUND = "#047857"  # objects that were found
 MISSED = "#be123c"  # objects that weren't

@@ -5,9 +5,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from detection3d.evaluation.files.metrics_json import MEAN_TYPES, mean_metrics
 from detection3d.evaluation.metrics import MetricRow, Metrics
-from detection3d.evaluation.metrics_json import MEAN_TYPES, mean_metrics
-from detection3d.evaluation.terminal import print_table
+from detection3d.evaluation.reporting.terminal import print_table
 from detection3d.types.scene import ObjectType
 
 NO_GROUND_TRUTH = "no ground truth"

@@ -7,7 +7,7 @@ import google_crc32c
 import numpy as np
 
 from detection3d.errors import DataError
-from detection3d.evaluation.wire import BYTES, VARINT, read_tag, skip_value
+from detection3d.evaluation.files.wire import BYTES, VARINT, read_tag, skip_value
 
 HEAD = 1024
 """How many bytes it looks at."""

@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from detection3d.evaluation.birdseye_canvas import (
+from detection3d.evaluation.reporting.birdseye_canvas import (
     birdseye_axes,
     draw_boxes,
     draw_points,
@@ -21,7 +21,7 @@ from detection3d.evaluation.birdseye_canvas import (
     fitting_reach,
     write_beside,
 )
-from detection3d.evaluation.figures import INK
+from detection3d.evaluation.reporting.figures import INK
 from detection3d.geometry.host.poses import zone_in_vehicle_frame
 from detection3d.types.scene import Boxes, Frame, ObjectType
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from detection3d.errors import DataError, UserError
-from detection3d.evaluation.ground_truth import GroundTruth, prepare_ground_truth
-from detection3d.evaluation.objects_stream import Source
-from detection3d.evaluation.objects_table import ObjectTable
-from detection3d.evaluation.wire_encode import encode_frame
-from detection3d.evaluation.wire_objects import (
+from detection3d.evaluation.files.objects_stream import Source
+from detection3d.evaluation.files.objects_table import ObjectTable
+from detection3d.evaluation.files.wire_encode import encode_frame
+from detection3d.evaluation.files.wire_objects import (
     BOX,
     CAMERA,
     HAS_BOX,
@@ -27,6 +26,7 @@ from detection3d.evaluation.wire_objects import (
     VELOCITY,
     ObjectRows,
 )
+from detection3d.evaluation.ground_truth import GroundTruth, prepare_ground_truth
 from detection3d.protos import waymo_pb2
 from detection3d.types.scene import BoolArray, Boxes, Detections, ObjectType
 
