@@ -39,6 +39,7 @@ from detection3d.training.team import StopAgreement, Team
 from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
 
 ALONE = Team()
+_OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -137,6 +138,26 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
     objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
+    _refuse_other_settings(config, store, team)
+    with _stop_signals() as stop:
+        stopped = _train(state, store, objects, config, output, device, team, stop)
+        # The launcher ends the others when one has ended, and the first one may still have been writing.
+        team.wait()
+    if stopped is not None:
+        raise Interrupted(f"stopped at step {state.step}, saved in {stopped}; run the same command to go on")
+
+
+def _train(
+    state: TrainState,
+    store: Store,
+    objects: ObjectSampler | None,
+    config: Config,
+    output: Path,
+    device: torch.device,
+    team: Team,
+    stop: "_Stop",
+) -> Path | None:
+    """Train to the end, and return None; or until a rank is asked to stop, and return the checkpoint."""
     with ExitStack() as stack:
         folder = RunFolder(output)
         checkpoint = team.from_first(lambda: last_checkpoint(stack.enter_context(open_run(output, config)).checkpoints))
@@ -151,7 +172,6 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
         if team.first:
             add_provenance(folder, config, device, state.step, team.size)
         recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
-        stop = stack.enter_context(_stop_signals())
         agreement = StopAgreement(team)
         recorder.say(_introduction(config, store, state, checkpoint, device))
         if objects is not None:
@@ -163,14 +183,26 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
             if done or stopping or state.step % config.training.checkpoint_every == 0:
                 refuse_non_finite(result, state, batch)
                 refuse_non_finite_state(state)
-                path = checkpoint_path(folder.checkpoints, state.step)
                 if team.first:
                     save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
-                if done or stopping:
-                    team.wait()  # the launcher ends the others when one has ended, and the first one may still write
                 if stopping:
-                    raise Interrupted(f"stopped at step {state.step}, saved in {path}; run the same command to go on")
+                    return checkpoint_path(folder.checkpoints, state.step)
         recorder.say(f"trained {state.step} steps; the run is in {output}")
+    return None
+
+
+def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
+    """Compare what every rank was started with: weights and collectives would part without a word."""
+    tree = config.model_dump(mode="json")
+    tree["data"] = {name: value for name, value in tree["data"].items() if name not in _OF_A_NODE}
+    mine = tree, len(store)
+    theirs = team.from_first(lambda: mine)
+    if mine != theirs:
+        changed = [name for name in tree if tree[name] != theirs[0][name]] or [f"{len(store)} training frames"]
+        raise UserError(
+            f"rank {team.rank} was started with other settings than rank 0 ({', '.join(changed)}); start all nodes with"
+            " the same command, on the same data"
+        )
 
 
 def _logged_step(
@@ -261,11 +293,14 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second one stops at once."""
+    """Turn Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once.
+
+    A second SIGTERM is no impatience: a cluster sends it to every process, and the launcher hands its own on.
+    """
     stop = _Stop()
 
     def ask(number: int, _frame: object) -> None:
-        if stop.requested:
+        if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
 

@@ -122,10 +122,13 @@ def joined_team(device: torch.device) -> Iterator[Team]:
         UserError: the ranks can't find each other, or one of them ended while the others were at work.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if "TORCHELASTIC_RUN_ID" in os.environ or size > 1:
+        _stop_with_launcher()
     if size == 1:
         yield Team()
         return
-    _stop_with_launcher()
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UserError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the ranks with torchrun")
     rank = int(os.environ["RANK"])
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     if device.type == "cuda":

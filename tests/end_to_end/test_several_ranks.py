@@ -95,6 +95,33 @@ def test_a_stop_that_reaches_one_rank_stops_all_and_goes_on_to_the_same_bits(
     assert_goes_on(script, command, run, straight)
 
 
+def test_a_signal_to_every_process_saves_too(script: Path, command: list[str], straight: Path, tmp_path: Path) -> None:
+    """As a cluster stops a job: each rank has it from the cluster and once more from the launcher."""
+    run = tmp_path / "run"
+    command = [*command, "--output", str(run)]
+    with start_ranks(script, command, tmp_path, wait_from=2, seconds=1.0) as process:
+        wait_for_step(process, run, 2)
+        for pid in (rank_process(process, 0), rank_process(process, 1), process.pid):
+            os.kill(pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "stopped at step" in errors
+    path = last_checkpoint(run / "checkpoints")
+    assert path is not None
+    assert path.name in ("step_00000004.pt", "step_00000005.pt")
+    assert_goes_on(script, command, run, straight)
+
+
+def test_ranks_with_other_settings_are_refused(command: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "train_otherwise.py"
+    otherwise = "if os.environ['RANK'] == '1':\n    sys.argv.append('training.learning_rate=0.02')\n"
+    script.write_text("import os, sys\n" + otherwise + WAITING)
+    process = start_ranks(script, [*command, "--output", str(tmp_path / "run")], tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "rank 1 was started with other settings than rank 0 (training)" in errors
+
+
 def test_a_killed_rank_ends_the_run_which_goes_on_later(
     script: Path, command: list[str], straight: Path, tmp_path: Path
 ) -> None:
