@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Heavy modules only now, so that --help answers at once.
     from rich.console import Console
 
+    from detection3d.cli.output import output_folder
     from detection3d.errors import UserError
     from detection3d.evaluation.files.evaluated_folder import read_evaluated_folder
     from detection3d.evaluation.reporting.side_by_side_report import write_side_by_side
@@ -46,12 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.resamples < 100:
         raise UserError(f"--resamples is {options.resamples}; give 100 or more, or the intervals' ends are chance")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; give 0 or more")
     if len({path.resolve() for path in options.folders}) < len(options.folders):
         raise UserError("a folder is given twice; give each evaluation once")
-    folders = [read_evaluated_folder(path) for path in options.folders]
-    comparison = compare_evaluations(folders, options.resamples, options.seed)
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = write_side_by_side(options.output, comparison)
+    with output_folder(options.output) as output:
+        folders = [read_evaluated_folder(path) for path in options.folders]
+        comparison = compare_evaluations(folders, options.resamples, options.seed)
+        path = write_side_by_side(output, comparison)
     console = Console()
     for measure in MEASURES:
         print_table(comparison_table(comparison, measure), console, log_width=200)

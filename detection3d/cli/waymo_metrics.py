@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detection3d.cli.output import output_folder
 from detection3d.cli.run import run
 
 if TYPE_CHECKING:
@@ -28,7 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             installed.
     """
     options = _parser().parse_args(arguments)
+    with output_folder(options.output):
+        _measure(options)
+    return 0
 
+
+def entry() -> None:
+    """Run as a console script."""
+    sys.exit(run(main))
+
+
+def _measure(options: argparse.Namespace) -> None:
     # Heavy modules only now, so that --help answers at once.
     from detection3d.cli.compilation import find_cache, watch_compilation
 
@@ -42,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detection3d.evaluation.metric_config import MetricConfig
     from detection3d.evaluation.metric_config_text import message_of_config, read_metric_config
     from detection3d.evaluation.reporting.report import write_report
+    from detection3d.evaluation.reporting.scenes import scenes_of_files
 
     config = MetricConfig() if options.config is None else read_metric_config(options.config)
     provenance: dict[str, Any] = {
@@ -74,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     provenance.update(counts)
     provenance["compilation"] = str(compilation)
 
-    options.output.mkdir(parents=True, exist_ok=True)
     sections = None if analysis is None else analysis.to_json()
     metrics_path = write_metrics_json(options.output, metrics, provenance, sections)
     shown = {name: str(value) for name, value in provenance.items()}
+    scenes = () if analysis is None else scenes_of_files(analysis.shown, predictions, ground_truth)
     report_path = write_report(
-        options.output / "report.html", metrics, (), "Waymo metrics", shown, config=config, analysis=analysis
+        options.output / "report.html", metrics, scenes, "Waymo metrics", shown, config=config, analysis=analysis
     )
     _print(metrics)
     for name, count in counts.items():
@@ -90,12 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"errors and scores; {compilation}"
     )
     print(f"metrics  {metrics_path}\nreport   {report_path}")
-    return 0
-
-
-def entry() -> None:
-    """Run as a console script."""
-    sys.exit(run(main))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +130,7 @@ _MEANINGS = {
     "frames_of_predictions_only": "frames of the predictions are unknown to the ground truth: their detections count "
     "as false",
     "frames_of_ground_truth_only": "frames of the ground truth have no predictions: their objects count as missed",
+    "labels_without_points": "labels have no lidar point and are left out, as officially: a detection on one is false",
     "detections_not_finite": "detections hold NaN or infinite numbers: they overlap nothing and count as false",
     "objects_not_finite": "objects of the ground truth hold NaN or infinite numbers: they overlap nothing and count as "
     "missed",
@@ -150,6 +157,7 @@ def _count_what_is_odd(
     return {
         "frames_of_predictions_only": len(found - wanted),
         "frames_of_ground_truth_only": len(wanted - found),
+        "labels_without_points": sum(item.without_points for item in ground_truth),
         "detections_not_finite": count_not_finite(predictions),
         "objects_not_finite": count_not_finite(ground_truth),
         "detections_of_unknown_type": sum(int((item.types == ObjectType.UNKNOWN).sum()) for item in predictions),

@@ -27,6 +27,7 @@ class GroundTruth:
         levels: uint8 [M], difficulty, 1 or 2. LEVEL_2 as a metric includes the objects of level 1.
         num_points: int32 [M], lidar points in each box.
         velocity: float32 [M, 3], m/s, axes of the vehicle frame; None where unknown.
+        without_points: number of labels that were left out since no lidar point lies in them; not kept on disk.
     """
 
     context_name: str
@@ -36,6 +37,7 @@ class GroundTruth:
     levels: UInt8Array
     num_points: Int32Array
     velocity: Float32Array | None = None
+    without_points: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -83,6 +85,7 @@ def prepare_ground_truth(labels: Boxes, context_name: str, timestamp_micros: int
         levels=np.where(kept.difficulty == 0, by_points, kept.difficulty).astype(np.uint8),
         num_points=kept.num_points,
         velocity=kept.velocity,
+        without_points=len(labels) - len(kept),
     )
 
 

@@ -44,6 +44,13 @@ def pair_frames(predictions: Sequence[Detections], ground_truth: Sequence[Ground
     Raises:
         UserError: a frame occurs twice on one side, or holds unusable numbers; it is named.
     """
+    for item in (*predictions[:1], *ground_truth[:1]):
+        expected = Detections if item is next(iter(predictions), None) else GroundTruth
+        if not isinstance(item, expected):
+            raise UserError(
+                f"{type(item).__name__} where {expected.__name__} was expected; the detections come first, then the"
+                " ground truth"
+            )
     detections = _by_key(predictions, "detections")
     truths = _by_key(ground_truth, "ground truth")
     for item in predictions:
@@ -95,7 +102,13 @@ def check_ground_truth(item: GroundTruth) -> None:
         UserError: as in `check_detections`, or a level other than 0, 1 and 2.
     """
     count = _check_boxes(item, "ground truth")
-    _check_lengths(item, "ground truth", count, {"types": item.types, "levels": item.levels})
+    columns = {"types": item.types, "levels": item.levels, "num_points": item.num_points}
+    _check_lengths(item, "ground truth", count, columns)
+    if item.velocity is not None and item.velocity.shape != (count, 3):
+        raise UserError(
+            f"{_where(item)}: the ground truth has {count} boxes, but velocity has shape {item.velocity.shape}; it must"
+            f" be ({count}, 3)"
+        )
     for index in np.flatnonzero(~np.isin(item.levels, _LABELLED_LEVELS)):
         raise UserError(
             f"{_where(item)}: ground-truth box {index} has difficulty level {item.levels[index]}; levels are 1 and 2"
@@ -143,7 +156,8 @@ def _check_boxes(item: Detections | GroundTruth, side: str) -> int:
             f"{_where(item)}: {count} boxes in the {side}, more than {MAX_BOXES_PER_FRAME}, which would take the "
             "matcher hours; raise the detector's score threshold or tighten its NMS"
         )
-    for index in np.flatnonzero(np.asarray(item.types) > max(ObjectType)):
+    types = np.asarray(item.types)
+    for index in np.flatnonzero(~np.isin(types, list(ObjectType))):
         raise UserError(
             f"{_where(item)}: box {index} of the {side} has type {item.types[index]}; Waymo's types are 0 to 4"
         )

@@ -1,5 +1,6 @@
 """What the official detection metrics let one choose."""
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -68,6 +69,9 @@ class MetricConfig:
             raise UserError(f"iou_thresholds needs one for each of the {len(ObjectType)} types: {self.iou_thresholds}")
         if not all(0 <= threshold <= 1 for threshold in self.iou_thresholds):
             raise UserError(f"iou_thresholds must lie in [0, 1], got {self.iou_thresholds}")
+        for name in ("min_precision", "min_heading_accuracy"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name} of the metrics must be a number, got {getattr(self, name)}")
         if not 0 < self.recall_step <= 1:
             raise UserError(f"the recall step of the metrics must lie in (0, 1], got {self.recall_step}")
 

@@ -26,7 +26,7 @@ def read_metric_config(path: Path | str) -> MetricConfig:
         DataError: it isn't such a message, with the line; or it asks for what these metrics don't do.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -105,6 +105,35 @@ def test_boxes_that_are_not_finite_are_counted_told_and_left_out_of_the_pictures
     assert (counts["true_positives"], counts["false_positives"], counts["false_negatives"]) == (1, 2, 1)
 
 
+def test_the_report_shows_the_frames_that_the_metrics_name(tmp_path):
+    predictions = [found([box(), box(20)], key=(f"segment-{index}", index)) for index in range(3)]
+    assert main(files(tmp_path, predictions, [truth([box()], key=("segment-1", 1))])) == 0
+    shown = content(tmp_path)["frames_shown"]
+    assert len(shown["worst"]) == 3
+    report = (tmp_path / "results/report.html").read_text()
+    for frame in shown["worst"]:
+        assert f"{frame['context_name']} · {frame['timestamp_micros']}" in report
+
+
+def test_labels_without_points_are_counted_and_told(tmp_path, capsys):
+    arguments = files(tmp_path, [found([box(), box(20)])], [truth([box(), box(20)])], ".bin")
+    path = tmp_path / "ground_truth.bin"
+    labels = waymo_pb2.Objects.FromString(path.read_bytes())
+    labels.objects[1].object.num_lidar_points_in_box = 0
+    path.write_bytes(labels.SerializeToString())
+    assert main(arguments) == 0
+    assert "1 labels have no lidar point and are left out, as officially" in capsys.readouterr().out
+    assert content(tmp_path)["provenance"]["labels_without_points"] == 1
+
+
+def test_a_pipe_is_refused(tmp_path, capsys):
+    arguments = files(tmp_path, [found([box()])], [truth([box()])])
+    os.mkfifo(tmp_path / "pipe")
+    arguments[1] = str(tmp_path / "pipe")
+    assert run(main, arguments) == 1
+    assert "a pipe or a device, which can be read only once" in capsys.readouterr().err
+
+
 def test_nothing_odd_is_not_mentioned(tmp_path, capsys):
     assert main(files(tmp_path, [found([box()])], [truth([box()])])) == 0
     assert "note" not in capsys.readouterr().out

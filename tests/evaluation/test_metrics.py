@@ -205,6 +205,7 @@ def test_config_chooses_breakdowns_and_levels():
         ({"score_cutoffs": (0.5, 0.1)}, "score_cutoffs .* ascending"),
         ({"levels": ()}, "levels .* not empty"),
         ({"iou_thresholds": (0.7,)}, "each of the 5 types"),
+        ({"min_heading_accuracy": float("nan")}, "min_heading_accuracy .* must be a number"),
     ],
 )
 def test_config_is_checked(change, message):
@@ -246,6 +247,15 @@ def test_boxes_that_are_not_finite_overlap_nothing(column, value):
 
 
 def test_unusable_ground_truth_is_named():
+    short = truth([box(1), box(20)])
+    for change, message in (
+        ({"num_points": np.zeros(1, np.int32)}, r"num_points has shape \(1,\)"),
+        ({"velocity": np.zeros((1, 3), np.float32)}, r"velocity has shape \(1, 3\); it must be \(2, 3\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate([], [dataclasses.replace(short, **change)])
+    with pytest.raises(UserError, match="GroundTruth where Detections was expected; the detections come first"):
+        evaluate([truth([box(1)])], [found([box(1)])])  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="difficulty level 3"):
         evaluate([], [truth([box(1)], levels=3)])
 

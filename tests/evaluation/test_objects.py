@@ -79,7 +79,7 @@ def test_official_files_survive_a_round_trip(shared, tmp_path):
         for left, right in zip(read_detections(tmp_path / f"d{suffix}"), detections, strict=True):
             assert_same(left, right)
         for left, right in zip(read_ground_truth(tmp_path / f"g{suffix}"), ground_truth, strict=True):
-            assert_same(left, right)
+            assert_same(left, dataclasses.replace(right, without_points=0))  # what is left out is not written
 
 
 @pytest.mark.parametrize("read", [read_detections, read_ground_truth])

@@ -199,7 +199,7 @@ def foreign_files(folder: Path) -> dict[str, str]:
         "record": "the file is a TFRecord",
         "frame.bin": "record 0: the (object doesn't name its frame|message makes no sense at byte 0)",
         "empty.bin": "the file is empty",
-        "objects.bin.gz": "the archive is cut short or damaged",
+        "objects.bin.gz": "not a tar archive, or cut short or damaged",
     }
 
 

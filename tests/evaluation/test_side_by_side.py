@@ -11,6 +11,7 @@ from detection3d.evaluation.bootstrap import interval, resample_segments, resamp
 from detection3d.evaluation.files.evaluated_folder import read_evaluated_folder, short_labels
 from detection3d.evaluation.files.metrics_json import write_metrics_json
 from detection3d.evaluation.files.objects import write_detections, write_ground_truth
+from detection3d.evaluation.reporting.figures import label_text
 from detection3d.evaluation.segment_counts import count_segments
 from detection3d.evaluation.side_by_side import RowKey, compare_evaluations
 from detection3d.types.scene import ObjectType
@@ -261,3 +262,22 @@ def test_labels_are_what_tells_the_folders_apart(tmp_path):
     assert labels("a/x/1", "b/y/1") == ["a/x", "b/y"]
     assert labels("x/a") == ["a"]
     assert len(set(labels("a", "a/b"))) == 2
+
+
+def test_any_folder_name_is_written_as_it_is(tmp_path, capsys):
+    """As Hydra and people name them: rich would read styles in brackets, matplotlib formulas between dollars."""
+    truths, perfect = data()
+    names = ["run[lr=1e-3]", "[red]x[/nope]", "a$b_{$", "_under"]
+    folders = [evaluated(tmp_path / name, losing(perfect, 0.1 * k), truths) for k, name in enumerate(names)]
+    assert run_tool(tmp_path, *folders) == 0
+    told = capsys.readouterr()
+    for name in names:
+        assert name in told.out
+    assert told.err == ""
+
+
+def test_labels_of_charts_are_shown_letter_by_letter():
+    assert label_text("plain_name") == "plain_name"
+    assert label_text("a$b$") == r"a\$b\$"
+    assert label_text("_under").strip() == "_under"
+    assert not label_text("_under").startswith("_")

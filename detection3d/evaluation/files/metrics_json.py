@@ -123,6 +123,9 @@ def read_metrics_json(path: Path | str) -> dict[str, Any]:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(path, f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}")
+    for name in ("breakdowns", "provenance"):
+        if not isinstance(content.get(name), dict):
+            raise DataError(path, f"{name} is {content.get(name)!r} and not an object; run the evaluation again")
     return content
 
 

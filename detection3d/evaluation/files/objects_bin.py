@@ -106,6 +106,7 @@ def table_to_ground_truth(table: ObjectTable) -> tuple[GroundTruth, ...]:
     frame_of = np.repeat(np.arange(len(table.keys)), np.diff(table.offsets))
     kept = frame_of[labels.num_points > 0]
     assert len(kept) == len(prepared), "preparation keeps what has points"
+    without = np.bincount(frame_of[labels.num_points <= 0], minlength=len(table.keys)).tolist()
     bounds = np.searchsorted(kept, np.arange(len(table.keys) + 1)).tolist()
     moving = np.zeros(len(table.keys), np.bool_)
     moving[frame_of[rows.present & HAS_SPEED != 0]] = True
@@ -119,8 +120,11 @@ def table_to_ground_truth(table: ObjectTable) -> tuple[GroundTruth, ...]:
             levels=prepared.levels[start:end],
             num_points=prepared.num_points[start:end],
             velocity=prepared.velocity[start:end] if known else None,
+            without_points=left_out,
         )
-        for key, start, end, known in zip(table.keys, bounds[:-1], bounds[1:], moving.tolist(), strict=True)
+        for key, start, end, known, left_out in zip(
+            table.keys, bounds[:-1], bounds[1:], moving.tolist(), without, strict=True
+        )
     )
 
 

@@ -25,6 +25,8 @@ def is_parquet(path: Path) -> bool:
     """Tell whether a path is a parquet file; raises DataError where it is of no use here, as `kind_of` does."""
     if path.is_dir():
         return False
+    if path.exists() and not path.is_file():
+        raise DataError(path, "a pipe or a device, which can be read only once; write it to a file first")
     with path.open("rb") as file:
         return kind_of(path, file.read(HEAD)) is Kind.PARQUET
 
@@ -52,7 +54,8 @@ def read_messages(path: Path, check: CheckRows) -> ObjectTable:
                 _compare(part, other)
             parts.append(part)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(path, f"the archive is cut short or damaged ({one_line(error)}); write it again") from error
+        reason = f"not a tar archive, or cut short or damaged ({one_line(error)}); write it again, or unpack it"
+        raise DataError(path, reason) from error
     if not parts:
         raise DataError(path, "holds no file; give the folder or archive that the shards lie in")
     parts.sort(key=lambda part: natural_order(part.name.name))

@@ -60,7 +60,7 @@ def read_information(path: Path | str) -> waymo_pb2.Submission:
     path = Path(path)
     message = waymo_pb2.Submission()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), message)
+        text_format.Parse(path.read_text(encoding="utf-8-sig"), message)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise DataError(path, f"not a Submission message in protobuf's text format: {error}") from error
     if problems := problems_of(message):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from detection3d.evaluation.comparison import METRICS, Comparison, Metric
-from detection3d.evaluation.reporting.figures import INK, MUTED, SERIES, chart_style, to_svg
+from detection3d.evaluation.reporting.figures import INK, MUTED, SERIES, chart_style, label_text, to_svg
 
 WIDTH = 5.0  # inches
 HEIGHT_OF_A_METHOD = 0.34
@@ -67,7 +67,9 @@ def rate_figure(comparison: Comparison) -> str:
                 if scores
             ]
             colour, dashes = _style(number, method.name == comparison.baseline)
-            axes.plot(*_columns(points), "o", linestyle=dashes, color=colour, markersize=3.5, label=method.name)
+            axes.plot(
+                *_columns(points), "o", linestyle=dashes, color=colour, markersize=3.5, label=label_text(method.name)
+            )
             chosen = [point for point in points if point[0] == choice.chosen]
             axes.plot(*_columns(chosen), "o", color=colour, markersize=9, fillstyle="none")
         rates = comparison.methods[0].choice.rates
@@ -93,7 +95,7 @@ def training_figure(
         axes = figure.add_subplot()
         for number, (name, (steps, values)) in enumerate(curves.items()):
             colour, dashes = _style(number, name == baseline)
-            axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=name)
+            axes.plot(steps, values, color=colour, linestyle=dashes, linewidth=1.5, label=label_text(name))
         axes.set(xlabel="step")
         if logarithmic:
             axes.set_yscale("log")

@@ -79,6 +79,12 @@ def line_figure(curve: Curve) -> str:
         return to_svg(figure)
 
 
+def label_text(name: str) -> str:
+    """Return a name that a user gave as matplotlib draws it letter by letter, and in legends, too."""
+    text = name.replace("$", r"\$")  # else it begins a formula
+    return f" {text}" if text.startswith("_") else text  # else it is left out of legends
+
+
 def chart_style() -> AbstractContextManager[None]:
     """Set matplotlib's defaults for the report's charts, for the duration of a `with` block."""
     return matplotlib.rc_context(

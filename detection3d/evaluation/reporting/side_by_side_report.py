@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from detection3d.evaluation.reporting import side_by_side_text as text
-from detection3d.evaluation.reporting.figures import MUTED, SERIES, chart_style, data_uri, to_svg
+from detection3d.evaluation.reporting.figures import MUTED, SERIES, chart_style, data_uri, label_text, to_svg
 from detection3d.evaluation.reporting.report import page_environment
 from detection3d.evaluation.reporting.report_pictures import Picture
 from detection3d.evaluation.side_by_side import MEASURES, Column, Measure, RowKey, SideBySide
@@ -120,7 +120,7 @@ def _differences(comparison: SideBySide) -> list[Picture]:
                 )
         axes.set_yticks(range(len(shown)), [text.row_title(row) for row in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel(f"APH minus that of {comparison.columns[0].label}, points")
+        axes.set_xlabel(f"APH minus that of {label_text(comparison.columns[0].label)}, points")
         svg = to_svg(figure)
     told = "; ".join(text.sentence(comparison, column) for column in others)
     caption = "Filled: the interval leaves out 0. Hollow: no difference is shown."
@@ -155,7 +155,9 @@ def _curve_figure(curves: Mapping[str, tuple[Float32Array, Float32Array]]) -> st
         for place, (label, (recall, precision)) in enumerate(curves.items()):
             reached = np.flatnonzero(recall > 0)
             style = "-" if place == 0 else (0, (4, 2))
-            axes.plot(recall[reached], precision[reached], color=_colour(place), linestyle=style, label=label)
+            axes.plot(
+                recall[reached], precision[reached], color=_colour(place), linestyle=style, label=label_text(label)
+            )
         axes.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         axes.legend(loc="lower left", frameon=False)
         return to_svg(figure)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from detection3d.evaluation.bootstrap import COVERAGE, FEWEST_SEGMENTS
@@ -65,8 +66,8 @@ def sentence(comparison: SideBySide, column: Column) -> str:
     by = f"by {signed(found.value).lstrip('+' + MINUS)} points"
     if found.interval is None:
         return (
-            f"{column.label} differs from {first.label} {by}, but {comparison.segments_with[row]} segments are too few "
-            "to tell whether that is more than chance."
+            f"{column.label} differs from {first.label} {by}, but only {comparison.segments_with[row]} of the "
+            f"{comparison.segments} segments have objects of each type, too few to tell whether it is more than chance."
         )
     span = f"({100 * COVERAGE:g} % interval {interval_text(found.interval, True)})"
     if found.verdict in ("higher", "lower"):
@@ -90,7 +91,7 @@ def comparison_table(comparison: SideBySide, measure: Measure = "APH") -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"{measure} %, {comparison.segments:,} segments", title_justify="left")
     table.add_column("type", no_wrap=True)
     for column in comparison.columns:
-        table.add_column(column.label, justify="right", overflow="fold")
+        table.add_column(escape(column.label), justify="right", overflow="fold")
         if column is not comparison.columns[0]:
             table.add_column("difference", justify="right", no_wrap=True)
             table.add_column("interval", justify="right", no_wrap=True)
