@@ -93,6 +93,7 @@ def write_report(
             ),
             scenes_drawn=min(len(scenes), MAX_SCENES),
             scene_count=len(scenes),
+            with_points=any(scene.points is not None for scene in scenes),
             cutoff=f"{cutoff:.2f}",
             legend=LEGEND,
             training=[training_picture(chart) for chart in training_charts],
