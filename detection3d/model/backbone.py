@@ -37,6 +37,7 @@ class SparseBackbone(nn.Module):
         super().__init__()
         backend = build_backend(config.backend, config.precision, device)
         self.backend = backend.name
+        self.dtype = backend.dtype
         first, second, third, fourth = config.channels
         self.stem = _Stem(features, first, "stage1", backend)
         self.stages = nn.ModuleList(
@@ -57,14 +58,26 @@ class SparseBackbone(nn.Module):
 
     @torch.compiler.disable
     def forward(self, voxels: SparseTensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the bird's-eye view, float32 [B, out_channels, H, W]."""
-        with torch.autocast(voxels.features.device.type, enabled=False):
-            tensor = self.stem(voxels)
+        """Return the bird's-eye view [B, out_channels, H, W], in the voxels' type, or autocast's where it is on."""
+        device = voxels.features.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else voxels.features.dtype
+        with torch.autocast(device, enabled=False):
+            tensor = voxels if self.dtype is None else voxels.with_features(voxels.features.to(self.dtype))
+            tensor = self.stem(tensor)
             for stage in self.stages:
                 tensor = stage(tensor)
             tensor = self.reduce(tensor)
             tensor = tensor.with_features(self.activation(self.reduce_norm(tensor.features)))
-            return tensor.dense().flatten(1, 2)
+            return tensor.birds_eye(dtype)
+
+    @torch.no_grad()
+    def plan(self, voxels: SparseTensor) -> None:
+        """Build all kernel maps, which depend on the voxels alone, and keep them in `voxels.maps` for `forward`."""
+        tensor = self.stem.plan(voxels)
+        for stage in self.stages:
+            assert isinstance(stage, _Stage)
+            tensor = stage.plan(tensor)
+        self.reduce.plan(tensor)
 
 
 class _Stem(nn.Module):
@@ -77,6 +90,9 @@ class _Stem(nn.Module):
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         tensor = self.convolution(tensor)
         return tensor.with_features(self.activation(self.norm(tensor.features)))
+
+    def plan(self, tensor: SparseTensor) -> SparseTensor:
+        return self.convolution.plan(tensor)
 
 
 class _Stage(nn.Module):
@@ -106,6 +122,14 @@ class _Stage(nn.Module):
             tensor = tensor.with_features(self.activation(self.down_norm(tensor.features)))
         for block in self.blocks:
             tensor = block(tensor)
+        return tensor
+
+    def plan(self, tensor: SparseTensor) -> SparseTensor:
+        if self.down is not None:
+            tensor = self.down.plan(tensor)
+        for block in self.blocks:
+            assert isinstance(block, ResidualBlock)
+            tensor = block.first.plan(tensor)  # the second one's kernel map is the same
         return tensor
 
 
