@@ -51,8 +51,7 @@ class SparseBackbone(nn.Module):
         self.reduce = SparseConv3d(
             fourth, config.out_channels, (3, 1, 1), "reduced", backend, stride=(2, 1, 1), padding=(0, 0, 0)
         )
-        self.reduce_norm = BatchNorm(config.out_channels)
-        self.activation = nn.ReLU()
+        self.reduce_norm = BatchNorm(config.out_channels, relu=True)
         depth = ((grid_size[0] // 8) - 1) // 2  # 24, 40, 56 voxels leave 1, 2, 3 planes
         self.out_channels = config.out_channels * depth
 
@@ -67,7 +66,7 @@ class SparseBackbone(nn.Module):
             for stage in self.stages:
                 tensor = stage(tensor)
             tensor = self.reduce(tensor)
-            tensor = tensor.with_features(self.activation(self.reduce_norm(tensor.features)))
+            tensor = tensor.with_features(self.reduce_norm(tensor.features))
             return tensor.birds_eye(dtype)
 
     @torch.no_grad()
@@ -84,12 +83,11 @@ class _Stem(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stage: str, backend: Backend) -> None:
         super().__init__()
         self.convolution = SubmanifoldConv3d(in_channels, out_channels, SUBMANIFOLD, stage, backend)
-        self.norm = BatchNorm(out_channels)
-        self.activation = nn.ReLU()
+        self.norm = BatchNorm(out_channels, relu=True)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         tensor = self.convolution(tensor)
-        return tensor.with_features(self.activation(self.norm(tensor.features)))
+        return tensor.with_features(self.norm(tensor.features))
 
     def plan(self, tensor: SparseTensor) -> SparseTensor:
         return self.convolution.plan(tensor)
@@ -112,14 +110,13 @@ class _Stage(nn.Module):
             if down_padding is None
             else SparseConv3d(in_channels, out_channels, DOWN, stage, backend, stride=(2, 2, 2), padding=down_padding)
         )
-        self.down_norm = None if down_padding is None else BatchNorm(out_channels)
-        self.activation = nn.ReLU()
+        self.down_norm = None if down_padding is None else BatchNorm(out_channels, relu=True)
         self.blocks = nn.ModuleList([ResidualBlock(out_channels, stage, backend) for _ in range(blocks)])
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         if self.down is not None and self.down_norm is not None:
             tensor = self.down(tensor)
-            tensor = tensor.with_features(self.activation(self.down_norm(tensor.features)))
+            tensor = tensor.with_features(self.down_norm(tensor.features))
         for block in self.blocks:
             tensor = block(tensor)
         return tensor
@@ -139,14 +136,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, stage: str, backend: Backend) -> None:
         super().__init__()
         self.first = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
-        self.first_norm = BatchNorm(channels)
+        self.first_norm = BatchNorm(channels, relu=True)
         self.second = SubmanifoldConv3d(channels, channels, SUBMANIFOLD, stage, backend)
-        self.second_norm = BatchNorm(channels)
-        self.activation = nn.ReLU()
+        self.second_norm = BatchNorm(channels, relu=True)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Keep the voxels; [V, C] to [V, C]."""
         inner = self.first(tensor)
-        inner = inner.with_features(self.activation(self.first_norm(inner.features)))
+        inner = inner.with_features(self.first_norm(inner.features))
         inner = self.second(inner)
-        return tensor.with_features(self.activation(self.second_norm(inner.features) + tensor.features))
+        return tensor.with_features(self.second_norm(inner.features, residual=tensor.features))

@@ -47,8 +47,7 @@ def convolution_block(in_channels: int, out_channels: int, stride: int = 1) -> n
     """Return a 3x3 convolution, BatchNorm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-        BatchNorm(out_channels),
-        nn.ReLU(inplace=True),
+        BatchNorm(out_channels, relu=True),
     )
 
 
@@ -57,8 +56,7 @@ def _upsampler(in_channels: int, out_channels: int, scale: int) -> nn.Sequential
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False),
         _SpreadCells(scale),
-        BatchNorm(out_channels),
-        nn.ReLU(inplace=True),
+        BatchNorm(out_channels, relu=True),
     )
 
 

@@ -84,7 +84,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     state.scaler.scale(total).backward()
     state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
     state.scaler.step(optimizer)
     state.scaler.update()
     optimizer.zero_grad(set_to_none=True)

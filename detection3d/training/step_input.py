@@ -5,7 +5,9 @@ results depend on the data. On CUDA they run on a stream of their own while the 
 before still keeps the device busy, so a step itself is launched without waiting once.
 """
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -73,20 +75,53 @@ def step_inputs(
         device: of the detector.
         step: optimiser steps done.
     """
-    if device.type != "cuda":
-        for done, batch in enumerate(batches, step):
-            yield step_input(to_device(batch, device), detector, config, done)
+    if device.type == "cuda":
+        yield from _ahead(batches, detector, config, device, step)
         return
-    network = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device, priority=-1)
-    before: StepInput | None = None  # alive until the one after it is made: the network may not have read it to the end
-    launched = None
     for done, batch in enumerate(batches, step):
-        if launched is not None:
-            stream.wait_event(launched)  # only what the step before last has read may be written over
-        with torch.cuda.stream(stream):
-            made = step_input(to_device(batch, device), detector, config, done)
-        launched = network.record_event()
-        network.wait_stream(stream)
-        yield made
-        before = made  # noqa: F841
+        yield step_input(to_device(batch, device), detector, config, done)
+
+
+def _ahead(
+    batches: Iterator[Batch], detector: Detector, config: Config, device: torch.device, step: int
+) -> Iterator[StepInput]:
+    """Prepare each batch in a thread, which waits for the device while this one launches the step before.
+
+    What the thread makes lies in memory that its stream hands out again as soon as nobody on the host refers to it,
+    whether the network's stream has read it or not. So an input is kept until the one after the next is made, and the
+    thread's stream waits for the network's to have done with those before.
+    """
+    network, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device, priority=-1)
+
+    def make(batch: Batch, done: int, free: torch.cuda.Event | None) -> StepInput:
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            if free is not None:
+                stream.wait_event(free)
+            return step_input(to_device(batch, device), detector, config, done)
+
+    with ThreadPoolExecutor(1, "step-input") as thread:
+        coming: Future[StepInput] | None = None
+        made: list[StepInput] = []
+        launched: list[torch.cuda.Event] = []  # of the steps whose inputs are in `made`, but for the last
+        for done in itertools.count(step):
+            batch, failure = None, None
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # told when the batches before are done
+                failure = error
+            if coming is not None:
+                made = [*made[-1:], coming.result()]
+                network.wait_stream(stream)
+            following = (
+                None if batch is None else thread.submit(make, batch, done, launched[-2] if len(launched) > 1 else None)
+            )
+            if coming is not None:
+                yield made[-1]
+                event = torch.cuda.Event()
+                event.record(network)
+                launched = [*launched[-1:], event]
+            if failure is not None:
+                raise failure
+            if following is None:
+                return
+            coming = following
