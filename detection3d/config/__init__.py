@@ -1,5 +1,6 @@
 """What a config file may say: one frozen tree of typed sections, checked in one place."""
 
+from detection3d.config.heads import HeadsConfig
 from detection3d.config.multitask import (
     CAGradConfig,
     ClippingConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "GradDropConfig",
     "GradNormConfig",
     "GradientPenaltyConfig",
+    "HeadsConfig",
     "IdentityConfig",
     "LossConfig",
     "MGDAConfig",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from detection3d.config.heads import HeadsConfig
 from detection3d.config.multitask import MultitaskConfig
 from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
 from detection3d.types.scene import ObjectType
@@ -109,6 +110,7 @@ class ModelConfig(Section):
     neck: NeckConfig
     shared_channels: PositiveInt  # of the feature that the heads share, where the fork stands
     head_channels: PositiveInt
+    heads: HeadsConfig = HeadsConfig()
     fork_after_relu: bool = False  # the fork stands before the shared feature's ReLU unless told
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detection3d.config import Config
 from detection3d.geometry.device.nms import rotated_nms
-from detection3d.model.losses import gather_cells
+from detection3d.model.layout import head_layout
 from detection3d.model.targets import BevGrid
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import HeadOutputs
@@ -42,7 +42,8 @@ def decode(outputs: HeadOutputs, config: Config) -> Decoded:
         outputs: maps of [B, *, H, W].
         config: thresholds, classes and the grid.
     """
-    scores, classes, cells = _best_cells(outputs.heatmap, config.decode.max_peaks)
+    heatmap = head_layout(config).map_of(outputs, "heatmap")
+    scores, classes, cells = _best_cells(heatmap, config.decode.max_peaks)
     boxes = boxes_at(outputs, cells, config)
     samples = torch.arange(len(scores), device=scores.device).unsqueeze(1).expand_as(scores)
     # A score that isn't a number passes, so that whoever takes the boxes meets it; the frame would look empty else.
@@ -60,14 +61,14 @@ def decode(outputs: HeadOutputs, config: Config) -> Decoded:
 def boxes_at(outputs: HeadOutputs, cells: Tensor, config: Config) -> Tensor:
     """Read the boxes that the heads describe at the given cells: int64 [B, M] (y * W + x) to float32 [B, M, 7]."""
     grid = BevGrid(config)
-    box = gather_cells(outputs.box.float(), cells)
-    sine, cosine = gather_cells(outputs.orientation.float(), cells).unbind(-1)
+    values = head_layout(config).at_cells(outputs, cells)
+    sine, cosine = values["heading"].unbind(-1)
     corner = torch.stack([cells % grid.width, torch.div(cells, grid.width, rounding_mode="floor")], dim=-1)
-    centre = grid.to_metres(corner + 0.5 + box[..., :2])
-    size = torch.exp(box[..., 3:6].clamp(max=LARGEST_LOG_SIZE))
+    centre = grid.to_metres(corner + 0.5 + values["offset"])
+    size = torch.exp(values["size"].clamp(max=LARGEST_LOG_SIZE))
     heading = torch.atan2(sine, cosine).unsqueeze(-1)
     heading = torch.where(heading >= math.pi, -math.pi, heading)  # atan2 gives both ends, headings have one
-    return torch.cat([centre, box[..., 2:3], size, heading], dim=-1)
+    return torch.cat([centre, values["height"], size, heading], dim=-1)
 
 
 def to_detections(decoded: Decoded, keys: tuple[tuple[str, int], ...], config: Config) -> list[Detections]:

@@ -32,9 +32,7 @@ class Detector(nn.Module):
         self.shared_norm = BatchNorm(model.shared_channels)
         self.shared_activation = nn.ReLU() if model.fork_after_relu else nn.Identity()
         self.fork = fork
-        self.heads = build_heads(
-            model.shared_channels, model.head_channels, len(config.classes), before_relu=not model.fork_after_relu
-        )
+        self.heads = build_heads(config)
 
     def forward(self, points: Points, batch_size: int, sample_index: Tensor | None = None) -> HeadOutputs:
         """Detect.
@@ -53,4 +51,4 @@ class Detector(nn.Module):
         shared = self.shared_activation(self.shared_norm(self.shared(features)))
         aliases = self.fork(shared, sample_index)
         maps = {task: head(aliases[task]) for task, head in self.heads.items()}
-        return HeadOutputs(maps["classification"], maps["box"], maps["orientation"], features=aliases)
+        return HeadOutputs(maps, features=aliases)

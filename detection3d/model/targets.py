@@ -37,16 +37,22 @@ def build_targets(labels: BoxLabels, config: Config) -> Targets:
 
     size = labels.boxes[..., 3:6].clamp(min=MIN_SIZE)
     heading = labels.boxes[..., 6]
-    box = torch.cat([position - cell - 0.5, labels.boxes[..., 2:3], torch.log(size)], dim=-1)
     radius = gaussian_radius(size[..., 0] / grid.cell, size[..., 1] / grid.cell, config.loss.min_overlap)
     radius = torch.floor(radius).clamp(min=config.loss.min_radius, max=LARGEST_RADIUS)
     heatmap = draw_gaussians(column, row, radius, classes, valid, shape=(len(config.classes), grid.height, grid.width))
+
+    def masked(values: Tensor) -> Tensor:
+        return torch.where(valid.unsqueeze(-1), values, 0.0)
+
     return Targets(
         heatmap=heatmap,
         cell=row * grid.width + column,
         valid=valid,
-        box=torch.where(valid.unsqueeze(-1), box, 0.0),
-        orientation=torch.stack([torch.sin(heading), torch.cos(heading)], dim=-1),
+        offset=masked(position - cell - 0.5),
+        height=masked(labels.boxes[..., 2:3]),
+        size=masked(torch.log(size)),
+        heading=masked(torch.stack([torch.sin(heading), torch.cos(heading)], dim=-1)),
+        velocity=masked(labels.velocity),
         global_count=valid.sum().clamp(min=1).to(torch.float32),
     )
 

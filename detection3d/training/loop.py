@@ -78,7 +78,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(points, batch.size, batch.sample_index)
-    losses = compute_losses(outputs, targets, config.loss)
+    losses = compute_losses(outputs, targets, config)
     total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
     optimizer = state.optimization.optimizer

@@ -15,6 +15,7 @@ from detection3d.multitask import Sum, TaskFork
 from detection3d.types.tensors import BoxLabels, HeadOutputs, Points
 
 SHIPPED = sorted(path.stem for path in CHECKOUT.glob("*.yaml"))
+WIDTHS = {"classification": 3, "box": 6, "orientation": 2}  # channels of the heads unless told
 
 
 def one_car(config: Config) -> BoxLabels:
@@ -46,11 +47,10 @@ def test_focal_loss_is_finite_at_saturated_cells(dtype: torch.dtype) -> None:
 def test_values_by_hand(config: Config) -> None:
     targets = build_targets(one_car(config), config)
     height, width = targets.heatmap.shape[2:]
-    outputs = HeadOutputs(
-        torch.zeros(1, 3, height, width), torch.zeros(1, 6, height, width), torch.zeros(1, 2, height, width)
-    )
-    losses = compute_losses(outputs, targets, config.loss)
-    assert float(losses.box) == pytest.approx(config.loss.box_weight * float(targets.box[0, 0].abs().sum()), rel=1e-5)
+    outputs = HeadOutputs({task: torch.zeros(1, width_of, height, width) for task, width_of in WIDTHS.items()})
+    losses = compute_losses(outputs, targets, config)
+    box = sum(float(getattr(targets, name)[0, 0].abs().sum()) for name in ("offset", "height", "size"))
+    assert float(losses.box) == pytest.approx(config.loss.box_weight * box, rel=1e-5)
     turned = abs(math.sin(0.3)) + abs(math.cos(0.3))
     assert float(losses.orientation) == pytest.approx(config.loss.orientation_weight * turned, rel=1e-5)
 
@@ -60,9 +60,10 @@ def test_losses_of_a_sample_twice_are_the_same(config: Config) -> None:
     twice = BoxLabels(*(torch.cat([value, value]) for value in vars(labels).values()))
     generator = torch.Generator().manual_seed(0)
     once, doubled = build_targets(labels, config), build_targets(twice, config)
-    maps = [torch.randn(1, c, *once.heatmap.shape[2:], generator=generator) for c in (3, 6, 2)]
-    a = compute_losses(HeadOutputs(*maps), once, config.loss)
-    b = compute_losses(HeadOutputs(*(torch.cat([m, m]) for m in maps)), doubled, config.loss)
+    shape = once.heatmap.shape[2:]
+    maps = {task: torch.randn(1, width, *shape, generator=generator) for task, width in WIDTHS.items()}
+    a = compute_losses(HeadOutputs(maps), once, config)
+    b = compute_losses(HeadOutputs({task: torch.cat([m, m]) for task, m in maps.items()}), doubled, config)
     for x, y in zip(a.as_dict().values(), b.as_dict().values(), strict=True):
         torch.testing.assert_close(x, y)
 
@@ -76,9 +77,7 @@ def test_each_loss_reaches_its_own_alias_alone(name: str) -> None:
     aliases = {task: shared.clone().requires_grad_() for task in TASKS}
     maps = {task: detector.heads[task](aliases[task]) for task in TASKS}
     targets = build_targets(one_car(config), config)
-    losses = compute_losses(
-        HeadOutputs(maps["classification"], maps["box"], maps["orientation"]), targets, config.loss
-    ).as_dict()
+    losses = compute_losses(HeadOutputs(maps), targets, config).as_dict()
     assert tuple(losses) == TASKS
     for task, loss in losses.items():
         gradients = torch.autograd.grad(loss, list(aliases.values()), retain_graph=True, allow_unused=True)
@@ -93,7 +92,7 @@ def test_an_empty_batch_trains_every_parameter(config: Config) -> None:
     labels = BoxLabels(
         torch.zeros(2, 0, 7), *torch.zeros(2, 2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
     )  # fmt: skip
-    losses = compute_losses(detector(nothing, 2), build_targets(labels, config), config.loss)
+    losses = compute_losses(detector(nothing, 2), build_targets(labels, config), config)
     sum(losses.as_dict().values(), torch.zeros(())).backward()
     missing = [name for name, weight in detector.named_parameters() if weight.grad is None]
     assert not missing

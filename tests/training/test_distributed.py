@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from detection3d.config import LossConfig
+from detection3d.config import Config
 from detection3d.config.multitask import MethodConfig
 from detection3d.data.collate import collate
 from detection3d.data.store import Store
@@ -92,7 +92,7 @@ def train_steps(rank: int | None, store: Path, overrides: tuple[str, ...], bucke
     }
 
 
-def losses_in_double(outputs: HeadOutputs, targets: Targets, config: LossConfig) -> TaskLosses:
+def losses_in_double(outputs: HeadOutputs, targets: Targets, config: Config) -> TaskLosses:
     with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):  # their own type is float32
         return compute_losses(outputs, targets, config)
 
@@ -144,4 +144,5 @@ def count_on_rank(rank: int, counts: tuple[int, int]) -> torch.Tensor:
 def some_targets(objects: int) -> Targets:
     valid = torch.arange(8).reshape(2, 4) < objects
     nothing = torch.zeros(())
-    return Targets(nothing, nothing, valid, nothing, nothing, global_count=torch.tensor(float(max(objects, 1))))
+    described = dict.fromkeys(("offset", "height", "size", "heading", "velocity"), nothing)
+    return Targets(nothing, nothing, valid, **described, global_count=torch.tensor(float(max(objects, 1))))
