@@ -37,6 +37,7 @@ class ClassConfig(Section):
     name: str
     types: Annotated[tuple[WaymoType, ...], Field(min_length=1)]  # labelled as any of these; detections carry the first
     nms_iou: Probability  # a detection with more BEV overlap with a better one of its class is dropped
+    quality_exponent: Probability = 0.0  # a: the score is class score^(1 - a) * predicted IoU^a
 
 
 class DataConfig(Section):
@@ -155,6 +156,9 @@ class LossConfig(Section):
     classification_weight: NonNegative = 1.0
     box_weight: NonNegative = 2.0
     orientation_weight: NonNegative = 2.0
+    quality_weight: NonNegative = 1.0  # within its task; counts where a head predicts "quality"
+    velocity_weight: NonNegative = 0.2  # within its task, against 1 of each other output; likewise
+    iou_weight: NonNegative = 0.0  # within the box task, of a DIoU loss; the heading does not learn from it
     min_overlap: Annotated[float, Field(gt=0, lt=1)] = 0.1  # IoU that the Gaussian's radius stands for (CenterPoint)
     min_radius: NonNegativeInt = 2  # cells
     min_points: NonNegativeInt = 1  # objects with fewer lidar points are no targets
@@ -192,7 +196,7 @@ class TrainingConfig(Section):
 class DecodeConfig(Section):
     """From the heads' maps to boxes."""
 
-    score_threshold: Probability = 0.1
+    score_threshold: Probability = 0.1  # of the class score, before the quality counts
     max_peaks: PositiveInt = 500  # candidates of a frame, over all classes
     max_detections: PositiveInt = 300  # kept of a frame
 
@@ -217,6 +221,21 @@ class Config(Section):
             raise ValueError("classes: an object type belongs to one class only")
         if ObjectType.UNKNOWN in types:
             raise ValueError("classes: UNKNOWN marks padding and can't be a class")
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_fit_their_use(self) -> "Config":
+        heads, loss = self.model.heads, self.loss
+        rectified = [item.name for item in self.classes if item.quality_exponent > 0]
+        if rectified and not (heads.predict("quality") and loss.quality_weight > 0):
+            raise ValueError(
+                f"classes: quality_exponent of {', '.join(rectified)} needs a quality that is learnt; add quality to"
+                " model.heads.classification and give loss.quality_weight, or set the exponent to 0"
+            )
+        if loss.iou_weight > 0 and not {"offset", "height", "size"} & set(heads.box):
+            raise ValueError(
+                "loss.iou_weight is a loss of the box head, which predicts none of offset, height and size; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

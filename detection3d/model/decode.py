@@ -1,6 +1,5 @@
 """From the heads' maps to boxes: the best cells of each frame, then rotated non-maximum suppression by class."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +8,10 @@ from torch import Tensor
 
 from detection3d.config import Config
 from detection3d.geometry.device.nms import rotated_nms
+from detection3d.model.boxes import boxes_at
 from detection3d.model.layout import head_layout
-from detection3d.model.targets import BevGrid
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import HeadOutputs
-
-LARGEST_LOG_SIZE = 5.0  # e^5 = 148 m: an untrained head must not overflow
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,8 @@ class Decoded:
 
     Attributes:
         boxes: float32 [D, 7], vehicle frame.
-        scores: float32 [D], in descending order within a sample.
+        scores: float32 [D], in descending order within a sample; where the config says so, made of the class score and
+            the quality.
         classes: int64 [D], index into the config's classes.
         samples: int64 [D], index into the batch, ascending.
     """
@@ -48,6 +46,7 @@ def decode(outputs: HeadOutputs, config: Config) -> Decoded:
     samples = torch.arange(len(scores), device=scores.device).unsqueeze(1).expand_as(scores)
     # A score that isn't a number passes, so that whoever takes the boxes meets it; the frame would look empty else.
     chosen = ~(scores < config.decode.score_threshold)
+    scores = _rectified(scores, classes, cells, outputs, config)
     boxes, scores, classes, samples = boxes[chosen], scores[chosen], classes[chosen], samples[chosen]
     kept = [
         index[rotated_nms(boxes[index], scores[index], item.nms_iou, groups=samples[index])]
@@ -56,19 +55,6 @@ def decode(outputs: HeadOutputs, config: Config) -> Decoded:
     ]
     order = _best_of_each_sample(torch.cat(kept), scores, samples, config.decode.max_detections)
     return Decoded(boxes[order], scores[order], classes[order], samples[order])
-
-
-def boxes_at(outputs: HeadOutputs, cells: Tensor, config: Config) -> Tensor:
-    """Read the boxes that the heads describe at the given cells: int64 [B, M] (y * W + x) to float32 [B, M, 7]."""
-    grid = BevGrid(config)
-    values = head_layout(config).at_cells(outputs, cells)
-    sine, cosine = values["heading"].unbind(-1)
-    corner = torch.stack([cells % grid.width, torch.div(cells, grid.width, rounding_mode="floor")], dim=-1)
-    centre = grid.to_metres(corner + 0.5 + values["offset"])
-    size = torch.exp(values["size"].clamp(max=LARGEST_LOG_SIZE))
-    heading = torch.atan2(sine, cosine).unsqueeze(-1)
-    heading = torch.where(heading >= math.pi, -math.pi, heading)  # atan2 gives both ends, headings have one
-    return torch.cat([centre, values["height"], size, heading], dim=-1)
 
 
 def to_detections(decoded: Decoded, keys: tuple[tuple[str, int], ...], config: Config) -> list[Detections]:
@@ -99,6 +85,22 @@ def _best_cells(heatmap: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     scores = torch.sigmoid(heatmap.float()).flatten(1)
     best, index = scores.topk(min(count, scores.shape[1]), dim=1)
     return best, torch.div(index, cells, rounding_mode="floor"), index % cells
+
+
+def _rectified(scores: Tensor, classes: Tensor, cells: Tensor, outputs: HeadOutputs, config: Config) -> Tensor:
+    """Return score^(1 - a) * IoU^a with the IoU that the cell's quality tells and the a of the class, [B, D] each.
+
+    A box that overlaps its object badly is no detection whatever its class score, so that the order of the boxes, in
+    suppression and in the metric, should know both (CIA-SSD: Zheng et al., AAAI 2021).
+    """
+    exponents = [item.quality_exponent for item in config.classes]
+    if not any(exponents):
+        return scores
+    layout = head_layout(config)
+    quality = layout.split(layout.at_cells(outputs, cells))["quality"].squeeze(-1)
+    overlap = ((quality + 1) / 2).clamp(0, 1)
+    exponent = torch.tensor(exponents, device=scores.device)[classes]
+    return scores ** (1 - exponent) * overlap**exponent
 
 
 def _best_of_each_sample(kept: Tensor, scores: Tensor, samples: Tensor, limit: int) -> Tensor:

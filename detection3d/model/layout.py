@@ -1,5 +1,6 @@
 """Where each output lies among the channels of the heads' maps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -35,13 +36,16 @@ class HeadLayout:
         return found if own == slice(0, found.shape[1]) else found[:, own]
 
     def at_cells(self, outputs: HeadOutputs, cells: Tensor) -> dict[str, Tensor]:
-        """Read all outputs but the heatmap at cells, int64 [B, M] (y * W + x); each becomes float32 [B, M, C]."""
-        values = {}
-        for task, names in self.outputs.items():
-            if names != ("heatmap",):
-                gathered = gather_cells(outputs.maps[task].float(), cells)
-                values |= {name: gathered[..., self.channels[name]] for name in names if name != "heatmap"}
-        return values
+        """Read the maps at cells, int64 [B, M] (y * W + x); float32 [B, M, C] by task. A heatmap alone is left out."""
+        return {
+            task: gather_cells(outputs.maps[task].float(), cells)
+            for task, names in self.outputs.items()
+            if names != ("heatmap",)
+        }
+
+    def split(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values [..., C] that are given by task by output instead."""
+        return {name: values[task][..., self.channels[name]] for task in values for name in self.outputs[task]}
 
 
 def head_layout(config: Config) -> HeadLayout:

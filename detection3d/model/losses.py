@@ -1,6 +1,8 @@
 """One loss for each task: pure functions of outputs and targets, normalised by the number of objects everywhere."""
 
+from collections.abc import Mapping
 from functools import reduce
+from itertools import groupby
 from operator import add
 
 import torch
@@ -9,11 +11,12 @@ from torch.nn import functional as F
 
 from detection3d.config import Config
 from detection3d.model.layout import head_layout
+from detection3d.model.overlap import PARTS, SHAPE, Overlap, measure_overlap
+from detection3d.model.targets import BevGrid
 from detection3d.types.tensors import HeadOutputs, Targets, TaskLosses
 
 FOCAL_POWER = 2  # alpha and beta of CornerNet's focal loss, as in CenterPoint
 PENALTY_POWER = 4
-DESCRIBING = ("offset", "height", "size", "heading")  # outputs that make up the box, learnt with L1
 
 
 def compute_losses(outputs: HeadOutputs, targets: Targets, config: Config) -> TaskLosses:
@@ -28,16 +31,27 @@ def compute_losses(outputs: HeadOutputs, targets: Targets, config: Config) -> Ta
         Three float32 scalars; each depends on its own head's map alone.
     """
     layout = head_layout(config)
-    found = layout.at_cells(outputs, targets.cell)
+    values = layout.at_cells(outputs, targets.cell)
+    found = layout.split(values)
+    overlap = _overlap_if_used(found, targets, config)
 
     def of_task(task: str) -> Tensor:
         names, terms = layout.outputs[task], []
         if "heatmap" in names:
             terms.append(focal_loss(layout.map_of(outputs, "heatmap"), targets.heatmap) / targets.global_count)
-        describing = [name for name in names if name in DESCRIBING]
-        if describing:
-            wanted = torch.cat([getattr(targets, name) for name in describing], dim=-1)
-            terms.append(_l1(torch.cat([found[name] for name in describing], dim=-1), wanted, targets))
+        for is_part, run in groupby(names, PARTS.__contains__):
+            if is_part:  # those side by side among the channels are compared as one
+                parts = tuple(run)
+                together = slice(layout.channels[parts[0]].start, layout.channels[parts[-1]].stop)
+                wanted = torch.cat([getattr(targets, name) for name in parts], dim=-1)
+                terms.append(_l1(values[task][..., together], wanted, targets))
+        if "velocity" in names:
+            terms.append(config.loss.velocity_weight * _l1(found["velocity"], targets.velocity, targets))
+        if overlap is not None and "quality" in names:
+            wanted = 2 * overlap.iou.detach().unsqueeze(-1) - 1
+            terms.append(config.loss.quality_weight * _l1(found["quality"], wanted, targets))
+        if overlap is not None and task == "box" and config.loss.iou_weight > 0:
+            terms.append(config.loss.iou_weight * _mean(1 - overlap.distance_iou, targets))
         return reduce(add, terms)
 
     weights = config.loss
@@ -62,6 +76,14 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     positive = (1 - probability) ** FOCAL_POWER * F.logsigmoid(logits)
     negative = (1 - target) ** PENALTY_POWER * probability**FOCAL_POWER * F.logsigmoid(-logits)
     return -torch.where(target == 1, positive, negative).sum()
+
+
+def _overlap_if_used(found: Mapping[str, Tensor], targets: Targets, config: Config) -> Overlap | None:
+    heads, weights = config.model.heads, config.loss
+    learning = set(SHAPE) & set(heads.box) if weights.iou_weight > 0 else set()
+    if not learning and not heads.predict("quality"):
+        return None
+    return measure_overlap(found, targets, BevGrid(config).cell, learning)
 
 
 def _l1(found: Tensor, wanted: Tensor, targets: Targets) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 
 from detection3d.config import Config
 from detection3d.config_file import load_config
-from detection3d.model.decode import boxes_at
+from detection3d.model.boxes import boxes_at
 from detection3d.model.detector import Detector
 from detection3d.model.heads import START, TASKS
 from detection3d.model.layout import head_layout

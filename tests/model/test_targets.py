@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from detection3d.config import Config
 from detection3d.config_file import load_config
-from detection3d.model.decode import boxes_at, decode, to_detections
+from detection3d.model.boxes import boxes_at
+from detection3d.model.decode import decode, to_detections
 from detection3d.model.targets import BevGrid, build_targets, gaussian_radius
 from detection3d.types.tensors import BoxLabels, HeadOutputs, Targets
 
