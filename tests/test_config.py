@@ -167,10 +167,37 @@ def test_a_wrong_value_is_told_with_the_path_that_the_user_wrote(override, line)
             "model.neck={layers: [1, 1], strides: [1, 3], channels: [4, 4], upsampled_channels: [4, 4]}",
             "the backbone leaves 16 x 16 cells, which the neck's strides can't divide by 3",
         ),
+        (
+            "model.backbone={kind: pillar, channels: [4]}",
+            "holds 24 voxels along z; a pillar is as high as the range, so",
+        ),
+        ("model.backbone={kind: voxels}", "model.backbone: unknown kind 'voxels'; known: 'voxel', 'pillar'"),
+        (
+            "model.backbone={kind: pillar, channels: [4], blocks: [1]}",
+            "model.backbone.blocks: unknown key; known: chan",
+        ),
     ],
 )
 def test_the_grid_must_come_out_even(override, message):
     assert message in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("low", "message"),
+    [("-15.9", "holds 127.6 voxels along x; it must be a whole number"), ("-15.75", "leaves 128 x 127 cells, which")],
+)
+def test_pillars_come_out_even_with_the_neck(low, message):
+    pillars = ("model.backbone={kind: pillar, channels: [4]}", "model.voxel_size=[0.25,0.25,6]")
+    neck = "model.neck={layers: [1, 1], strides: [1, 2], channels: [4, 4], upsampled_channels: [4, 4]}"
+    assert message in refusal(*pillars, neck, f"model.point_range=[{low},-16,-2,16,16,4]")
+    config = small_config(*pillars, neck, "model.point_range=[-15.5,-16,-2,16,16,4]")  # no multiple of 8
+    assert (config.model.stride, config.model.bev_size) == (1, (128, 126))
+
+
+def test_a_backbone_without_a_kind_is_of_voxels():
+    assert small_config().model.backbone.kind == "voxel"
+    assert small_config("model.backbone.kind=voxel") == small_config()
+    assert small_config().model.stride == 8
 
 
 def test_the_grid_size_is_z_y_x():

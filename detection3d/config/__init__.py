@@ -1,6 +1,7 @@
 """What a config file may say: one frozen tree of typed sections, checked in one place."""
 
 from detection3d.config.heads import HeadsConfig
+from detection3d.config.model import ModelConfig, NeckConfig, PillarBackboneConfig, VoxelBackboneConfig
 from detection3d.config.multitask import (
     CAGradConfig,
     ClippingConfig,
@@ -19,20 +20,16 @@ from detection3d.config.multitask import (
 )
 from detection3d.config.tree import (
     AugmentationConfig,
-    BackboneConfig,
     ClassConfig,
     Config,
     DataConfig,
     DecodeConfig,
     LossConfig,
-    ModelConfig,
-    NeckConfig,
     TrainingConfig,
 )
 
 __all__ = [
     "AugmentationConfig",
-    "BackboneConfig",
     "CAGradConfig",
     "ClassConfig",
     "ClippingConfig",
@@ -50,10 +47,12 @@ __all__ = [
     "MultitaskConfig",
     "NeckConfig",
     "PCGradConfig",
+    "PillarBackboneConfig",
     "RampConfig",
     "RandomSignConfig",
     "SigmoidConfig",
     "SumConfig",
     "TrainingConfig",
     "UncertaintyConfig",
+    "VoxelBackboneConfig",
 ]

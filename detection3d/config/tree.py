@@ -4,13 +4,12 @@ A config file in `configs/` is complete and readable on its own. `load_config(pa
 it, applies overrides and checks everything; an unknown key is an error that names the nearest known one.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from detection3d.config.heads import HeadsConfig
+from detection3d.config.model import ModelConfig
 from detection3d.config.multitask import MultitaskConfig
 from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
 from detection3d.types.scene import ObjectType
@@ -72,82 +71,6 @@ class AugmentationConfig(Section):
     point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
     objects: ObjectSamplingConfig | None = None
     off_for_last_steps: NonNegativeInt = 0  # of the training: its end sees the data as they are
-
-
-class BackboneConfig(Section):
-    """Sparse residual backbone of stride 8 (SECOND's layout with residual blocks)."""
-
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)]  # stages at stride 1, 2, 4, 8
-    blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=4, max_length=4)]  # residual, by stage
-    out_channels: PositiveInt  # after the last reduction of z
-    backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
-    precision: Literal["float32", "tf32", "float16"] = "float32"  # of spconv's products; sums are float32
-
-
-class NeckConfig(Section):
-    """Two-dimensional network on the bird's-eye view: stages, each brought back to the first one's resolution."""
-
-    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # 3x3 convolutions of each stage after its first
-    strides: tuple[PositiveInt, ...]
-    channels: tuple[PositiveInt, ...]
-    upsampled_channels: tuple[PositiveInt, ...]
-
-    @model_validator(mode="after")
-    def _same_number_of_stages(self) -> "NeckConfig":
-        lengths = {len(self.layers), len(self.strides), len(self.channels), len(self.upsampled_channels)}
-        if len(lengths) != 1:
-            raise ValueError("layers, strides, channels and upsampled_channels need one entry for each stage")
-        if self.strides[0] != 1:
-            raise ValueError("the first stage keeps the resolution of the backbone: strides[0] must be 1")
-        return self
-
-
-class ModelConfig(Section):
-    """The detector's network."""
-
-    point_range: tuple[float, float, float, float, float, float]  # x, y, z from; x, y, z to, metres, vehicle frame
-    voxel_size: tuple[Positive, Positive, Positive]  # x, y, z, metres; x and y alike
-    backbone: BackboneConfig
-    neck: NeckConfig
-    shared_channels: PositiveInt  # of the feature that the heads share, where the fork stands
-    head_channels: PositiveInt
-    heads: HeadsConfig = HeadsConfig()
-    fork_after_relu: bool = False  # the fork stands before the shared feature's ReLU unless told
-
-    @model_validator(mode="after")
-    def _range_is_whole_cells(self) -> "ModelConfig":
-        if self.voxel_size[0] != self.voxel_size[1]:
-            x, y, _ = self.voxel_size
-            raise ValueError(
-                f"voxel_size is {x} m along x and {y} m along y; cells are square, so give one number twice"
-            )
-        for axis, low, high, size in zip(
-            "xyz", self.point_range[:3], self.point_range[3:], self.voxel_size, strict=True
-        ):
-            if low >= high:
-                raise ValueError(f"point_range is empty along {axis}: {low} to {high} m")
-            cells = (high - low) / size
-            whole = abs(cells - round(cells)) < 1e-6 * cells
-            if axis in "xy" and not (whole and round(cells) % 8 == 0):
-                raise ValueError(f"point_range holds {cells:g} voxels along {axis}; it must be a multiple of 8")
-            if axis == "z" and not (whole and round(cells) % 16 == 8 and cells > 8):
-                # other depths lose their top plane in a strided convolution without padding
-                raise ValueError(f"point_range holds {cells:g} voxels along z; it must be 24, 40, 56, ... (8 + 16 n)")
-        _, height, width = self.grid_size
-        reduction = math.prod(self.neck.strides)
-        if height // 8 % reduction or width // 8 % reduction:
-            raise ValueError(
-                f"the backbone leaves {height // 8} x {width // 8} cells, which the neck's strides can't divide by"
-                f" {reduction}; change point_range, voxel_size or neck.strides"
-            )
-        return self
-
-    @property
-    def grid_size(self) -> tuple[int, int, int]:
-        """Voxels along (z, y, x)."""
-        low, high = self.point_range[:3], self.point_range[3:]
-        x, y, z = (round((b - a) / s) for a, b, s in zip(low, high, self.voxel_size, strict=True))
-        return z, y, x
 
 
 class LossConfig(Section):

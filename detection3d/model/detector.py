@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from detection3d.config import Config
+from detection3d.config import Config, PillarBackboneConfig, VoxelBackboneConfig
 from detection3d.model.backbone import SparseBackbone
 from detection3d.model.heads import build_heads
 from detection3d.model.neck import BevNeck
 from detection3d.model.norm import BatchNorm
+from detection3d.model.pillars import PillarBackbone, PillarSorter
 from detection3d.model.voxelize import FEATURES, MeanVoxelizer
 from detection3d.multitask import TaskFork
 from detection3d.types.tensors import HeadOutputs, Points
@@ -25,8 +26,14 @@ class Detector(nn.Module):
     def __init__(self, config: Config, fork: TaskFork, device: torch.device) -> None:
         super().__init__()
         model = config.model
-        self.voxelizer = MeanVoxelizer(model, FEATURES + (config.data.sweeps > 1))
-        self.backbone = SparseBackbone(model.backbone, model.grid_size, device, self.voxelizer.features)
+        features = FEATURES + (config.data.sweeps > 1)
+        match model.backbone:
+            case VoxelBackboneConfig():
+                self.voxelizer = MeanVoxelizer(model, features)
+                self.backbone = SparseBackbone(model.backbone, model.grid_size, device, features)
+            case PillarBackboneConfig():
+                self.voxelizer = PillarSorter(model, features)
+                self.backbone = PillarBackbone(model.backbone, self.voxelizer.features)
         self.neck = BevNeck(self.backbone.out_channels, model.neck)
         self.shared = nn.Conv2d(self.neck.out_channels, model.shared_channels, 3, padding=1, bias=False)
         self.shared_norm = BatchNorm(model.shared_channels)
@@ -43,7 +50,7 @@ class Detector(nn.Module):
             sample_index: int64 [B], global index of each sample; the fork's draw may depend on it in training.
 
         Returns:
-            Maps of [B, *, H, W] at an eighth of the voxel grid.
+            Maps of [B, *, H, W], as large as the voxel grid divided by the model's stride.
         """
         voxels = self.voxelizer(points, batch_size)
         bev = self.backbone(voxels)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from detection3d.config import ClassConfig, Config
-from detection3d.model.backbone import STRIDE
 from detection3d.types.scene import ObjectType
 from detection3d.types.tensors import BoxLabels, Targets
 
@@ -70,9 +69,8 @@ class BevGrid:
 
     def __init__(self, config: Config) -> None:
         model = config.model
-        _, height, width = model.grid_size
-        self.height, self.width = height // STRIDE, width // STRIDE
-        self.cell = model.voxel_size[0] * STRIDE
+        self.height, self.width = model.bev_size
+        self.cell = model.voxel_size[0] * model.stride
         self.low = model.point_range[:2]
 
     def to_cells(self, xy: Tensor) -> Tensor:

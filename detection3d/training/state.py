@@ -112,7 +112,8 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     model = build_detector(config, device)
     decay = config.training.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
-    half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
+    sparse = config.model.backbone.precision if config.model.backbone.kind == "voxel" else precision
+    half = device.type == "cuda" and "float16" in (precision, sparse)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)
     return TrainState(model, average, build_optimization(model, config.training), scaler)

@@ -15,7 +15,10 @@ from detection3d.multitask import Sum, TaskFork
 from detection3d.types.tensors import BoxLabels, HeadOutputs, Points
 
 SHIPPED = sorted(path.stem for path in CHECKOUT.glob("*.yaml"))
-SMALL = ("model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]")
+SMALL = {
+    "voxel": ("model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]"),
+    "pillar": ("model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[4,4,6]"),
+}
 CHANGES = {
     "as shipped": (),
     "quality": ("model.heads.classification=[heatmap, quality]",),
@@ -82,7 +85,7 @@ def test_losses_of_a_sample_twice_are_the_same(config: Config) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_each_loss_reaches_its_own_alias_alone(name: str, changes: tuple[str, ...]) -> None:
     """The fork's premise, in the config's own heads; the range is made small, the layers stay."""
-    config = load_config(name, [*SMALL, *changes])
+    config = load_config(name, [*SMALL[load_config(name).model.backbone.kind], *changes])
     detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu"))
     shared = torch.randn(1, config.model.shared_channels, 32, 32)
     aliases = {task: shared.clone().requires_grad_() for task in TASKS}

@@ -13,6 +13,7 @@ from detection3d.model.boxes import boxes_at
 from detection3d.model.decode import decode
 from detection3d.model.layout import head_layout
 from detection3d.model.losses import compute_losses
+from detection3d.model.overlap import PARTS
 from detection3d.model.targets import build_targets
 from detection3d.types.tensors import BoxLabels, HeadOutputs
 from tests.oracles import polygon_iou as oracle
@@ -40,7 +41,7 @@ def near_outputs(config: Config, seed: int = 0) -> HeadOutputs:
     generator = torch.Generator().manual_seed(seed)
     maps = {task: torch.randn(2, layout.width(task), 256, generator=generator) for task in layout.outputs}
     for task, names in layout.outputs.items():
-        for name in set(names) - {"heatmap", "quality", "velocity"}:
+        for name in (name for name in names if name in PARTS):
             for sample in range(2):
                 for place in range(2):
                     if targets.valid[sample, place]:
@@ -75,8 +76,8 @@ def test_losses_equal_single_boxes() -> None:
         quality += abs(said - (2 * overlap - 1))
         distance += 1 - overlap + float(centre_penalty(ours, theirs))
     added = float(found.classification - before.classification)
-    assert added == pytest.approx(1.5 * 0.3 * quality / 3, rel=1e-4)
-    assert float(found.box - before.box) == pytest.approx(2.5 * 0.7 * distance / 3, rel=1e-4)
+    assert added == pytest.approx(1.5 * 0.3 * quality / 3, rel=1e-3)
+    assert float(found.box - before.box) == pytest.approx(2.5 * 0.7 * distance / 3, rel=1e-3)
     assert torch.equal(found.orientation, before.orientation)
 
 
