@@ -101,7 +101,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("model.backbone.chanels=3", "model.backbone.chanels: unknown key; did you mean 'model.backbone.channels'?"),
         ("classes.1.nmsiou=0.1", "classes.1.nmsiou: unknown key; did you mean 'classes.1.nms_iou'?"),
         ("multitask.method.leek=0.1", "multitask.method.leek: unknown key; did you mean 'multitask.method.leak'?"),
-        ("decode.zzz=1", "decode.zzz: unknown key; known: max_detections, max_peaks, score_threshold"),
+        ("decode.zzz=1", "decode.zzz: unknown key; known: local_maxima, max_detections, max_peaks, score_threshold"),
         ("training..steps=1", "training.: unknown key"),
     ],
 )

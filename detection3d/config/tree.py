@@ -120,6 +120,7 @@ class DecodeConfig(Section):
     """From the heads' maps to boxes."""
 
     score_threshold: Probability = 0.1  # of the class score, before the quality counts
+    local_maxima: bool = False  # candidates are cells that no neighbour of their class surpasses, of the eight
     max_peaks: PositiveInt = 500  # candidates of a frame, over all classes
     max_detections: PositiveInt = 300  # kept of a frame
 
@@ -154,6 +155,10 @@ class Config(Section):
             raise ValueError(
                 f"classes: quality_exponent of {', '.join(rectified)} needs a quality that is learnt; add quality to"
                 " model.heads.classification and give loss.quality_weight, or set the exponent to 0"
+            )
+        if heads.predict("velocity") and self.data.sweeps == 1:
+            raise ValueError(
+                "model.heads: velocity can't be told from a single sweep; set data.sweeps above 1 or leave it out"
             )
         if loss.iou_weight > 0 and not {"offset", "height", "size"} & set(heads.box):
             raise ValueError(

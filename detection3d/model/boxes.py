@@ -7,18 +7,20 @@ import torch
 from torch import Tensor
 
 from detection3d.config import Config
-from detection3d.model.layout import head_layout
 from detection3d.model.targets import BevGrid
-from detection3d.types.tensors import HeadOutputs
 
 LARGEST_LOG_SIZE = 5.0  # e^5 = 148 m: an untrained head must not overflow
 
 
-def boxes_at(outputs: HeadOutputs, cells: Tensor, config: Config) -> Tensor:
-    """Read the boxes that the heads describe at the given cells: int64 [B, M] (y * W + x) to float32 [B, M, 7]."""
+def boxes_at(values: Mapping[str, Tensor], cells: Tensor, config: Config) -> Tensor:
+    """Return the boxes that the heads describe at cells, float32 [B, M, 7].
+
+    Args:
+        values: what they say there, by output, [B, M, C]; see `HeadLayout.at_cells`.
+        cells: int64 [B, M], y * W + x.
+        config: the grid.
+    """
     grid = BevGrid(config)
-    layout = head_layout(config)
-    values = layout.split(layout.at_cells(outputs, cells))
     corner = torch.stack([cells % grid.width, torch.div(cells, grid.width, rounding_mode="floor")], dim=-1)
     return box_of(values, grid.to_metres(corner + 0.5 + values["offset"]))
 

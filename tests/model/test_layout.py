@@ -4,7 +4,6 @@ import torch
 
 from detection3d.config import Config
 from detection3d.config_file import load_config
-from detection3d.model.boxes import boxes_at
 from detection3d.model.detector import Detector
 from detection3d.model.heads import START, TASKS
 from detection3d.model.layout import head_layout
@@ -12,6 +11,7 @@ from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
 from detection3d.multitask import Sum, TaskFork
 from detection3d.types.tensors import BoxLabels, HeadOutputs
+from tests.model.reading import box_at
 
 MOVED = "model.heads={classification: [heatmap, size], box: [height, offset], orientation: [heading]}"
 SMALL = ("model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]")
@@ -33,7 +33,7 @@ def test_the_same_outputs_in_other_heads() -> None:
     for name, value in values.items():
         assert torch.equal(head_layout(moved).map_of(second, name), value)
     cells = torch.randint(0, 256, (2, 9), generator=generator)
-    assert torch.equal(boxes_at(first, cells, plain), boxes_at(second, cells, moved))
+    assert torch.equal(box_at(first, cells, plain), box_at(second, cells, moved))
 
     boxes = torch.tensor([[[3.0, -2, 0.5, 4.5, 1.9, 1.6, 0.3]], [[-9.0, 5, 0.5, 0.8, 0.7, 1.8, -2]]])
     labels = BoxLabels(boxes, torch.tensor([[1], [2]]), torch.tensor([[20], [5]]), torch.zeros(2, 1, 2))

@@ -28,12 +28,13 @@ CHANGES = {
         "loss.iou_weight=1",
     ),
 }
+CHANGES["velocity"] = ("data.sweeps=2", "model.heads.box=[offset, height, size, velocity]")
 WIDTHS = {"classification": 3, "box": 6, "orientation": 2}  # channels of the heads unless told
 
 
 def one_car(config: Config) -> BoxLabels:
     boxes = torch.tensor([[[3.0, -2.0, 0.5, 4.5, 1.9, 1.6, 0.3], [0, 0, 0, 0, 0, 0, 0]]])
-    return BoxLabels(boxes, torch.tensor([[1, 0]]), torch.tensor([[20, 0]]), torch.zeros(1, 2, 2))
+    return BoxLabels(boxes, torch.tensor([[1, 0]]), torch.tensor([[20, 0]]), torch.ones(1, 2, 2))
 
 
 def test_focal_loss_equals_scalars() -> None:

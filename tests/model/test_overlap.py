@@ -9,13 +9,13 @@ from detection3d.config import Config
 from detection3d.config_file import load_config
 from detection3d.errors import UserError
 from detection3d.geometry.device.iou import centre_penalty
-from detection3d.model.boxes import boxes_at
 from detection3d.model.decode import decode
 from detection3d.model.layout import head_layout
 from detection3d.model.losses import compute_losses
 from detection3d.model.overlap import PARTS
 from detection3d.model.targets import build_targets
 from detection3d.types.tensors import BoxLabels, HeadOutputs
+from tests.model.reading import box_at
 from tests.oracles import polygon_iou as oracle
 
 SMALL = ("model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]")
@@ -68,7 +68,7 @@ def test_losses_equal_single_boxes() -> None:
     quality = distance = 0.0
     for sample, place in ((0, 0), (0, 1), (1, 0)):
         cell = targets.cell[sample, place]
-        ours = boxes_at(outputs, cell.expand(2, 1), config)[sample]
+        ours = box_at(outputs, cell.expand(2, 1), config)[sample]
         theirs = labels().boxes[sample, place : place + 1]
         overlap = oracle.iou_3d(ours[0].tolist(), theirs[0].tolist())
         assert 0.2 < overlap < 0.99

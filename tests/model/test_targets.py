@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from detection3d.config import Config
 from detection3d.config_file import load_config
-from detection3d.model.boxes import boxes_at
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.targets import BevGrid, build_targets, gaussian_radius
 from detection3d.types.tensors import BoxLabels, HeadOutputs, Targets
+from tests.model.reading import box_at
 
 
 def labels_of(samples: list[list[tuple[int, list[float], int]]]) -> BoxLabels:
@@ -162,7 +162,7 @@ def test_the_best_of_two_overlapping_boxes_stays(config: Config) -> None:
 def test_headings_never_reach_pi(config: Config, sine: float, cosine: float) -> None:
     orientation = torch.tensor([sine, cosine]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
     outputs = HeadOutputs({"box": torch.zeros(1, 6, 16, 16), "orientation": orientation})
-    heading = float(boxes_at(outputs, torch.zeros(1, 1, dtype=torch.int64), config)[0, 0, 6])
+    heading = float(box_at(outputs, torch.zeros(1, 1, dtype=torch.int64), config)[0, 0, 6])
     assert heading == pytest.approx(-math.pi)
 
 
@@ -205,6 +205,4 @@ def test_limits_of_peaks_and_detections(config: Config) -> None:
                                 "decode.max_peaks=20", "decode.max_detections=7"])  # fmt: skip
     decoded = decode(outputs, wide)
     assert decoded.samples.tolist() == [0] * 7 + [1] * 7
-    assert torch.equal(
-        boxes_at(outputs, torch.zeros(2, 1, dtype=torch.int64), wide).isfinite().all(), torch.tensor(True)
-    )
+    assert torch.equal(box_at(outputs, torch.zeros(2, 1, dtype=torch.int64), wide).isfinite().all(), torch.tensor(True))
