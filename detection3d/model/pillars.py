@@ -113,9 +113,11 @@ class PillarBackbone(nn.Module):
         self.out_channels = config.channels[-1]
 
     def forward(self, points: PillarPoints) -> Tensor:
-        """Return the bird's-eye view, float32; 0 where no point is."""
+        """Return the bird's-eye view, 0 where no point is, in the points' type, or autocast's where it is on."""
+        device = points.features.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else points.features.dtype
         # Coordinates reach 75 m and matter to the centimetre, which bfloat16 does not have.
-        with torch.autocast(points.features.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             view = points.features
             for number, layer in enumerate(self.layers):
                 if number:
@@ -123,18 +125,17 @@ class PillarBackbone(nn.Module):
                     points = points.with_features(both)
                 points = points.with_features(layer(points.features))
                 view = points.reduce("max", empty=0.0)  # no value is below 0 after the ReLU
-            return view.view(*points.shape, -1).permute(0, 3, 1, 2)
+            return view.to(dtype).view(*points.shape, -1).permute(0, 3, 1, 2)
 
 
 class _Layer(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
-        self.norm = BatchNorm(out_channels)
-        self.activation = nn.ReLU()
+        self.norm = BatchNorm(out_channels, relu=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.activation(self.norm(self.linear(features)))
+        return self.norm(self.linear(features))
 
 
 class _Spread(torch.autograd.Function):

@@ -204,7 +204,7 @@ class TaskFork(nn.Module):
         self._measuring = self.telemetry_every > 0 and step % self.telemetry_every == 0
         self._mapping = self.map_every > 0 and step % self.map_every == 0
 
-    def update(self, loss_scale: float = 1.0) -> None:
+    def update(self, loss_scale: float | Tensor = 1.0) -> None:
         """Let the method learn from the step's backward passes; call it once, after the last of them.
 
         Nothing happens unless the method learns (GradNorm). On several ranks this is a collective of K numbers.

@@ -12,16 +12,12 @@ import torch
 from torch import Tensor
 
 from detection3d.config import Config
-from detection3d.data.augment import augment
 from detection3d.data.loader import build_loader
 from detection3d.data.object_candidates import ObjectSampler
-from detection3d.data.object_paste import paste_objects
 from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
-from detection3d.data.unpack import unpack
 from detection3d.errors import UserError
 from detection3d.model.losses import compute_losses
-from detection3d.model.targets import build_targets
 from detection3d.training.checkpoint import (
     checkpoint_path,
     fitting,
@@ -35,8 +31,9 @@ from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder, add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step_input import StepInput, step_input, step_inputs
 from detection3d.training.team import StopAgreement, Team
-from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
+from detection3d.types.tensors import Batch, TaskLosses
 
 ALONE = Team()
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
@@ -57,37 +54,37 @@ class StepResult:
     losses: TaskLosses
     gradient_norm: Tensor
     learning_rate: float
-    loss_scale: float
+    loss_scale: Tensor
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and a checkpoint was written."""
 
 
-def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
+def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> StepResult:
     """Do one optimiser step.
 
     Args:
         state: changed in place.
-        batch: on the device.
+        batch: on the device; one that is not prepared yet is now.
         config: the run.
     """
-    points, labels = network_input(batch, config, state.step)
-    targets = count_objects(build_targets(labels, config), state.ranks)
+    given = batch if isinstance(batch, StepInput) else step_input(batch, state.model, config, state.step)
+    targets = count_objects(given.targets, state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     dtype = DENSE_DTYPES[config.training.precision]
-    with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        outputs = state.network(points, batch.size, batch.sample_index)
+    with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        outputs = state.network(given.voxels, given.batch.sample_index)
     losses = compute_losses(outputs, targets, config)
     total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
-    loss_scale = state.scaler.get_scale()
+    loss_scale = state.scaler.scale(torch.ones((), device=state.device))  # get_scale() would wait for the device
     state.scaler.scale(total).backward()
     state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
     state.scaler.step(optimizer)
     state.scaler.update()
     optimizer.zero_grad(set_to_none=True)
@@ -96,26 +93,6 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         state.average.update_parameters(state.model)
     state.step += 1
     return StepResult(losses, norm, float(learning_rate), loss_scale)
-
-
-def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
-    """Return a training batch as the network and its targets take it: in floats, augmented.
-
-    Args:
-        batch: on the device.
-        config: the run.
-        step: optimiser steps done.
-    """
-    returns, without_zones = config.data.returns, config.data.drop_no_label_zone_points
-    points, labels = unpack(batch.points, returns=returns, drop_no_label_zone=without_zones), batch.labels
-    if batch.objects is not None:
-        objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
-        points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
-    if step < config.training.steps - config.augmentation.off_for_last_steps:
-        points, labels = augment(
-            points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
-        )
-    return points, labels
 
 
 def train(config: Config, output: Path, device: torch.device, team: Team = ALONE) -> None:
@@ -176,12 +153,13 @@ def _train(
         recorder.say(_introduction(config, store, state, checkpoint, device))
         if objects is not None:
             recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
-        for batch, waited in _timed(batches, device):
-            result = _logged_step(state, batch, config, recorder, waited)
+        waiting = _Waiting(batches)
+        for given in step_inputs(waiting, state.model, config, device, state.step):
+            result = _logged_step(state, given, config, recorder, waiting)
             done = state.step == config.training.steps
             stopping = agreement.reached(stop.requested) and not done
             if done or stopping or state.step % config.training.checkpoint_every == 0:
-                refuse_non_finite(result, state, batch)
+                refuse_non_finite(result, state, given.batch)
                 refuse_non_finite_state(state)
                 if team.first:
                     save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
@@ -206,11 +184,11 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
 
 
 def _logged_step(
-    state: TrainState, batch: Batch, config: Config, recorder: Recorder | Silence, waited: float
+    state: TrainState, given: StepInput, config: Config, recorder: Recorder | Silence, waiting: "_Waiting"
 ) -> StepResult:
     """Do a step, and log it where it is due; a loss that is seen to be not finite ends the run."""
-    started = time.perf_counter()
-    result = train_step(state, batch, config)
+    batch = given.batch
+    result = train_step(state, given, config)
     due = state.step % config.training.log_every == 0 or state.step == config.training.steps
     if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
         refuse_non_finite(result, state, batch)
@@ -218,16 +196,16 @@ def _logged_step(
         values = {f"loss/{task}": loss for task, loss in _losses_of_all(result, state).items()}
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
         values["optimizer/learning_rate"] = result.learning_rate
-        telemetry = state.fork.read_telemetry(result.loss_scale)
+        telemetry = state.fork.read_telemetry(float(result.loss_scale))
         purities = {}
         if telemetry is not None:
             values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
             purities["fork/purity"] = telemetry.purity_histogram.tolist()
-        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited}
+        values |= {"time/step": time.perf_counter() - waiting.began, "time/data": waiting.seconds}
         values["memory/GB"] = _memory(batch)
         recorder.log(state.step, values, purities)
-    conflict = state.fork.read_map(result.loss_scale)
-    if conflict is not None:
+    every = config.training.map_every
+    if every and state.step % every == 0 and (conflict := state.fork.read_map(float(result.loss_scale))) is not None:
         recorder.log_map(conflict_view(state.step, conflict, config.model.point_range))
     recorder.advance(state.step)
     return result
@@ -276,14 +254,26 @@ def training_batches(
     )
 
 
-def _timed(batches: Iterator[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
-    """Yield each batch on the device, with the seconds that the loop waited for it."""
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield to_device(batch, device), time.perf_counter() - started
+class _Waiting:
+    """Batches, and how long the loop waited for the last one.
+
+    Attributes:
+        began: when it asked.
+        seconds: that it waited.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.began, self.seconds = time.perf_counter(), 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        self.began = time.perf_counter()
+        batch = next(self._batches)
+        self.seconds = time.perf_counter() - self.began
+        return batch
 
 
 @dataclass

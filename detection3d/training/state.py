@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detection3d.config import Config
 from detection3d.errors import UserError
@@ -13,6 +12,7 @@ from detection3d.model.detector import Detector
 from detection3d.model.heads import TASKS
 from detection3d.multitask import Ranks, TaskFork
 from detection3d.multitask.ranks import current_ranks
+from detection3d.training.average import WeightAverage
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization
 
@@ -31,11 +31,15 @@ class TrainState:
     """
 
     model: Detector
-    average: AveragedModel | None
+    average: WeightAverage | None
     optimization: Optimization
     scaler: torch.amp.GradScaler
     step: int = 0
     parallel: DistributedDataParallel | None = None
+
+    def __post_init__(self) -> None:
+        # A walk through all modules takes a millisecond or two, a step's kernels wait for it.
+        self.parameters = tuple(self.model.parameters())
 
     @property
     def network(self) -> Detector | DistributedDataParallel:
@@ -111,7 +115,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         raise UserError(f"training.precision={precision} needs a CUDA device, found {device}; use float32")
     model = build_detector(config, device)
     decay = config.training.ema_decay
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+    average = WeightAverage(model, decay) if decay else None
     sparse = config.model.backbone.precision if config.model.backbone.kind == "voxel" else precision
     half = device.type == "cuda" and "float16" in (precision, sparse)
     scaler = torch.amp.GradScaler(device.type, enabled=half)

@@ -150,7 +150,7 @@ def detector_gradients(run: Path, batches: int, fixed_norms: bool) -> Iterator[F
         points, labels = augment(
             points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
         )
-        outputs = detector(points, batch.size, batch.sample_index)
+        outputs = detector(detector.encode(points, batch.size), batch.sample_index)
         targets = build_targets(labels, config)
         losses = compute_losses(outputs, targets, config).as_dict()
         found = [

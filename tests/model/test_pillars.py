@@ -143,7 +143,7 @@ def test_without_points_every_parameter_gets_a_gradient(points: int) -> None:
     detector = Detector(config, TaskFork(TASKS, Sum()), CPU).train()
     few = Points(torch.full((points, 5), 0.1), torch.zeros(points, dtype=torch.int64))
     labels = BoxLabels(torch.zeros(2, 0, 7), *torch.zeros(2, 2, 0, dtype=torch.int64), torch.zeros(2, 0, 2))
-    outputs = detector(few, 2)
+    outputs = detector.detect(few, 2)
     assert outputs.maps["box"].shape == (2, 6, 48, 32)
     losses = compute_losses(outputs, build_targets(labels, config), config)
     sum(losses.as_dict().values(), torch.zeros(())).backward()
