@@ -101,7 +101,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("model.backbone.chanels=3", "model.backbone.chanels: unknown key; did you mean 'model.backbone.channels'?"),
         ("classes.1.nmsiou=0.1", "classes.1.nmsiou: unknown key; did you mean 'classes.1.nms_iou'?"),
         ("multitask.method.leek=0.1", "multitask.method.leek: unknown key; did you mean 'multitask.method.leak'?"),
-        ("decode.zzz=1", "decode.zzz: unknown key; known: local_maxima, max_detections, max_peaks, score_threshold"),
+        ("decode.zzz=1", "decode.zzz: unknown key; known: local_maxima, max_detections, max_peaks, score_threshold, "),
         ("training..steps=1", "training.: unknown key"),
     ],
 )
@@ -124,6 +124,9 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("data.returns=[1,3]", "data.returns.1: Input should be 1 or 2 (found 3)"),
         ("data.returns=[]", "data.returns: "),
         ("classes=[]", "classes: "),
+        ("decode.views=[]", "decode.views: Tuple should have at least 1 item"),
+        ("decode.views=[flip_z]", "decode.views.0: Input should be 'identity', 'flip_x', 'flip_y' or 'flip_both'"),
+        ("decode.views=[flip_x, flip_x]", "decode: views: flip_x, flip_x names one twice; give each once"),
         ("model.heads.box=[]", "model.heads.box: Tuple should have at least 1 item"),
         ("model.heads.box=[heigt]", "model.heads.box.0: Input should be 'heatmap', 'quality', 'offset', 'height', "),
         ("model.heads.box=[offset, size]", "model.heads: no head predicts height; add it to one"),
@@ -180,6 +183,17 @@ def test_a_wrong_value_is_told_with_the_path_that_the_user_wrote(override, line)
 )
 def test_the_grid_must_come_out_even(override, message):
     assert message in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("view", "axis"), [("flip_x", None), ("flip_y", "flip_y mirrors x"), ("flip_both", "flip_both mirrors x")]
+)
+def test_a_mirrored_view_needs_a_range_that_is_its_own_mirror_image(view, axis):
+    overrides = ("model.point_range=[-16,-16,-2,0,16,4]", f"decode.views=[identity, {view}]")
+    if axis is None:
+        assert small_config(*overrides).decode.views == ("identity", "flip_x")
+    else:
+        assert f"decode.views: {axis}, but model.point_range goes from -16 to 0 m there; make it" in refusal(*overrides)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a config file may say: one frozen tree of typed sections, checked in one place."""
 
+from detection3d.config.decode import DecodeConfig
 from detection3d.config.heads import HeadsConfig
 from detection3d.config.model import ModelConfig, NeckConfig, PillarBackboneConfig, VoxelBackboneConfig
 from detection3d.config.multitask import (
@@ -23,7 +24,6 @@ from detection3d.config.tree import (
     ClassConfig,
     Config,
     DataConfig,
-    DecodeConfig,
     LossConfig,
     TrainingConfig,
 )

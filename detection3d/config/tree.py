@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from detection3d.config.decode import DecodeConfig
 from detection3d.config.model import ModelConfig
 from detection3d.config.multitask import MultitaskConfig
 from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
@@ -116,15 +117,6 @@ class TrainingConfig(Section):
         return self
 
 
-class DecodeConfig(Section):
-    """From the heads' maps to boxes."""
-
-    score_threshold: Probability = 0.1  # of the class score, before the quality counts
-    local_maxima: bool = False  # candidates are cells that no neighbour of their class surpasses, of the eight
-    max_peaks: PositiveInt = 500  # candidates of a frame, over all classes
-    max_detections: PositiveInt = 300  # kept of a frame
-
-
 class Config(Section):
     """A run."""
 
@@ -164,6 +156,18 @@ class Config(Section):
             raise ValueError(
                 "loss.iou_weight is a loss of the box head, which predicts none of offset, height and size; set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_range_is_the_range(self) -> "Config":
+        low, high = self.model.point_range[:2], self.model.point_range[3:5]
+        for axis, views in enumerate((("flip_y", "flip_both"), ("flip_x", "flip_both"))):
+            mirrored = [view for view in self.decode.views if view in views]
+            if mirrored and low[axis] != -high[axis]:
+                raise ValueError(
+                    f"decode.views: {mirrored[0]} mirrors {'xy'[axis]}, but model.point_range goes from {low[axis]:g}"
+                    f" to {high[axis]:g} m there; make it symmetric or leave the view out"
+                )
         return self
 
     @model_validator(mode="after")
