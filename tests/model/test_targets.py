@@ -206,3 +206,29 @@ def test_limits_of_peaks_and_detections(config: Config) -> None:
     decoded = decode(outputs, wide)
     assert decoded.samples.tolist() == [0] * 7 + [1] * 7
     assert torch.equal(box_at(outputs, torch.zeros(2, 1, dtype=torch.int64), wide).isfinite().all(), torch.tensor(True))
+
+
+def test_candidates_may_be_the_local_maxima_of_their_class(config: Config) -> None:
+    peaks = config.model_copy(
+        update={
+            "decode": config.decode.model_copy(update={"local_maxima": True, "score_threshold": 0.2}),
+            "classes": tuple(item.model_copy(update={"nms_iou": 1.0}) for item in config.classes),
+        }
+    )
+    heatmap = torch.full((1, 3, 16, 16), -9.0)
+    heatmap[0, 0, 4:7, 4:7] = 1.0
+    heatmap[0, 0, 5, 5] = 2.0  # surpasses its eight neighbours
+    heatmap[0, 0, 5, 7] = 1.5  # two cells away, surpasses the rest
+    heatmap[0, 1, 5, 6] = 0.5  # another class
+    heatmap[0, 2, 0, 0:2] = 0.7  # neither surpasses the other
+    heatmap[0, 2, 15, 15] = float("nan")
+    outputs = HeadOutputs(
+        {"classification": heatmap, "box": torch.zeros(1, 6, 16, 16), "orientation": torch.ones(1, 2, 16, 16)}
+    )
+    decoded = decode(outputs, peaks)
+    finite = decoded.scores.isfinite()
+    assert (~finite).sum() == 1, "what isn't a number is told"
+    found = sorted(zip(decoded.classes[finite].tolist(), decoded.scores[finite].logit().tolist(), strict=True))
+    assert [number for number, _ in found] == [0, 0, 1, 2, 2]
+    assert [logit for _, logit in found] == pytest.approx([1.5, 2.0, 0.5, 0.7, 0.7], abs=1e-5)
+    assert len(decode(outputs, config).scores) > 10

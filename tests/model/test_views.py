@@ -1,7 +1,6 @@
 """Mirrored views: of a detector that is its own mirror image they change nothing, of any other they are its mean."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -137,7 +136,6 @@ def test_mirroring_twice_changes_nothing(view: View) -> None:
     twice = mirror_maps(mirror_maps(outputs, view, layout), view, layout)
     assert all(torch.equal(twice.maps[task], outputs.maps[task].float()) for task in layout.outputs)
     assert torch.equal(mirror_points(mirror_points(arrows(), view), view).values, arrows().values)
-    assert math.isclose(float(arrows().values.sum()), float(mirror_points(arrows(), "identity").values.sum()))
 
 
 def test_the_scene_alone_is_the_detector_itself() -> None:
