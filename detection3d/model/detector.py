@@ -1,11 +1,14 @@
 """The detector: what the paper's figure shows, in order."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from detection3d.config import Config, PillarBackboneConfig, VoxelBackboneConfig
 from detection3d.model.backbone import SparseBackbone
-from detection3d.model.heads import build_heads
+from detection3d.model.graphs import GraphedPass
+from detection3d.model.heads import TASKS, build_heads
 from detection3d.model.neck import BevNeck
 from detection3d.model.norm import BatchNorm
 from detection3d.model.pillars import PillarBackbone, PillarPoints, PillarSorter
@@ -40,10 +43,11 @@ class Detector(nn.Module):
                 self.backbone = PillarBackbone(model.backbone, self.voxelizer.features)
         self.neck = BevNeck(self.backbone.out_channels, model.neck)
         self.shared = nn.Conv2d(self.neck.out_channels, model.shared_channels, 3, padding=1, bias=False)
-        self.shared_norm = BatchNorm(model.shared_channels)
-        self.shared_activation = nn.ReLU() if model.fork_after_relu else nn.Identity()
+        self.shared_norm = BatchNorm(model.shared_channels, relu=model.fork_after_relu)
         self.fork = fork
         self.heads = build_heads(config)
+        # Not registered, since their weights have their names already.
+        self._passes = _Passes(_Trunk(self.neck, self.shared, self.shared_norm), _Heads(self.heads))
         if device.type == "cuda":  # tensor cores read the channels of a cell together
             for dense in (self.neck, self.shared, self.heads):
                 dense.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] of all modules
@@ -71,12 +75,47 @@ class Detector(nn.Module):
             Maps of [B, *, H, W], as large as the voxel grid divided by the model's stride.
         """
         bev = self.backbone(voxels)
-        features = self.neck(bev)
-        shared = self.shared_activation(self.shared_norm(self.shared(features)))
+        shared = self._passes.trunk(bev)
         aliases = self.fork(shared, sample_index)
-        maps = {task: head(aliases[task]) for task, head in self.heads.items()}
+        maps: dict[str, Tensor] = dict(zip(TASKS, self._passes.heads(*(aliases[task] for task in TASKS)), strict=True))
         return HeadOutputs(maps, features=aliases)
+
+    def record_graphs(self, *, heads: bool) -> None:
+        """From the next training pass on, replay the dense part as CUDA graphs; see `GraphedPass`.
+
+        Args:
+            heads: the heads', too, of which the method at the fork must want no second derivative.
+        """
+        self._passes = _Passes(
+            GraphedPass(self._passes.trunk), GraphedPass(self._passes.heads) if heads else self._passes.heads
+        )
 
     def detect(self, points: Points, batch_size: int) -> HeadOutputs:
         """Encode, and detect: [N, features] of B samples to maps of [B, *, H, W]."""
         return self(self.encode(points, batch_size))
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """How the dense part is run: from the bird's-eye view to the shared feature, and from its aliases to the maps."""
+
+    trunk: nn.Module
+    heads: nn.Module
+
+
+class _Trunk(nn.Module):
+    def __init__(self, neck: BevNeck, shared: nn.Conv2d, norm: BatchNorm) -> None:
+        super().__init__()
+        self.neck, self.shared, self.norm = neck, shared, norm
+
+    def forward(self, bev: Tensor) -> Tensor:
+        return self.norm(self.shared(self.neck(bev)))
+
+
+class _Heads(nn.Module):
+    def __init__(self, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, *aliases: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.heads[task](alias) for task, alias in zip(TASKS, aliases, strict=True))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detection3d.multitask import Ranks
+
 if TYPE_CHECKING:
     from detection3d.model.norm import BatchNorm
 
@@ -60,11 +62,12 @@ class FusedNorm(torch.autograd.Function):
         assert variance is not None
         assert batches is not None
         rows = kernels.rows_of(input)
-        sums = norm.ranks.sum(kernels.sums(rows, mean))
-        numbers = kernels.finish(sums, mean, weight, bias, (mean, variance, batches), norm.momentum, norm.eps)
+        parts, count = _over_ranks(kernels, kernels.sums(rows, mean), len(rows), norm.ranks)
+        running = mean, variance, batches
+        numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps)
         added = None if residual is None else kernels.rows_of(residual.to(input.dtype))
         result = kernels.normalize(rows, numbers, added, relu, input)
-        ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers[2:], sums[-1])
+        ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers[2:], count)
         ctx.norm, ctx.relu, ctx.kernels = norm, relu, kernels
         return result
 
@@ -80,13 +83,22 @@ class FusedNorm(torch.autograd.Function):
         arriving = kernels.rows_of(gradient.to(input.dtype))
         output = kernels.rows_of(result) if ctx.relu else None
         own = kernels.gradient_sums(arriving, rows, output, mean_inverse[0])
-        numbers = kernels.finish_gradient(own, ctx.norm.ranks.sum(own), count, mean_inverse, weight)
+        total, _ = _over_ranks(kernels, own, len(rows), ctx.norm.ranks)
+        numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight)
         to_input, to_residual = kernels.input_gradient(
             arriving, rows, output, numbers[2:], input, residual is not None and ctx.needs_input_grad[3]
         )
         if to_residual is not None:
             to_residual = to_residual.to(residual.dtype)  # pyright: ignore[reportOptionalMemberAccess]
         return to_input, numbers[0], numbers[1], to_residual, None, None, None
+
+
+def _over_ranks(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor | None]:
+    """Return the sums over all ranks and how many rows they are of; on one rank the parts as they are, and None."""
+    if ranks.size == 1:
+        return parts, None
+    total = ranks.sum(kernels.added(parts, rows))
+    return total[None, :-1], total[-1]
 
 
 def _differentiable(

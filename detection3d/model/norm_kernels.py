@@ -23,7 +23,7 @@ _PARTS_AT_ONCE = 64
 
 
 def sums(values: Tensor, reference: Tensor) -> Tensor:
-    """Return the sums of `values - reference`, those of their squares, and the number of rows: float64 [2 C + 1].
+    """Return sums of `values - reference` and of their squares over parts of the rows, float32 [P, 2 C].
 
     Args:
         values: [N, C], channels next to each other.
@@ -33,11 +33,24 @@ def sums(values: Tensor, reference: Tensor) -> Tensor:
     parts, grid, shape = _share(values)
     with torch.cuda.device_of(values):
         _sums[grid](values, reference, parts, rows, values.stride(0), channels, **shape)
-    return _added(parts, rows)
+    return parts
+
+
+def added(parts: Tensor, rows: int) -> Tensor:
+    """Return the sum of sums of parts [P, 2 C] and the number of rows, float64 [2 C + 1], to be added up over ranks."""
+    programs, numbers = parts.shape
+    result = torch.empty(numbers + 1, dtype=torch.float64, device=parts.device)
+    with torch.cuda.device_of(parts):
+        _add[(triton.cdiv(numbers, _CHANNELS_AT_ONCE),)](
+            parts, result, programs, numbers, rows, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE
+        )
+    return result
 
 
 def finish(
-    sums: Tensor,
+    parts: Tensor,
+    rows: int,
+    count: Tensor | None,
     reference: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -50,7 +63,9 @@ def finish(
     Where there are fewer than two rows the running statistics are used, and stay.
 
     Args:
-        sums: as `sums` returns them, of all ranks.
+        parts: as `sums` returns them; on several ranks, what `added` returns, summed over the ranks, [1, 2 C].
+        rows: N.
+        count: where there are several ranks, the rows of all of them, float64 scalar.
         reference: float32 [C], what was subtracted.
         weight: float32 [C].
         bias: float32 [C].
@@ -63,7 +78,8 @@ def finish(
     grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
     with torch.cuda.device_of(weight):
         _finish[grid](
-            sums, reference, weight, bias, *running, result, channels, momentum, epsilon, _CHANNELS_AT_ONCE
+            parts, len(parts), rows, count, reference, weight, bias, *running, result, channels, momentum, epsilon,
+            count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
         )  # fmt: skip
     return result
 
@@ -91,7 +107,7 @@ def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu
 
 
 def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, mean: Tensor) -> Tensor:
-    """Return the sums of g, those of `g (values - mean)`, and the number of rows: float64 [2 C + 1].
+    """Return sums of g and of `g (values - mean)` over parts of the rows, float32 [P, 2 C].
 
     Args:
         gradient: [N, C], of the result; g is the gradient where the output is above 0.
@@ -106,16 +122,19 @@ def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, mean:
             gradient, values, output, mean, parts, rows, gradient.stride(0), values.stride(0), channels,
             output is not None, **shape,
         )  # fmt: skip
-    return _added(parts, rows)
+    return parts
 
 
-def finish_gradient(own: Tensor, total: Tensor, count: Tensor, mean_inverse: Tensor, weight: Tensor) -> Tensor:
+def finish_gradient(
+    own: Tensor, total: Tensor, rows: int, count: Tensor | None, mean_inverse: Tensor, weight: Tensor
+) -> Tensor:
     """Return the gradients of weight and bias, and a, b and c of `input_gradient`: float32 [5, C].
 
     Args:
         own: as `gradient_sums` returns them, of this rank.
-        total: of all ranks.
-        count: float64 scalar, rows of all ranks.
+        total: of all ranks, as in `finish`.
+        rows: N.
+        count: as in `finish`.
         mean_inverse: float32 [2, C], mean and 1 / deviation.
         weight: float32 [C].
     """
@@ -123,7 +142,10 @@ def finish_gradient(own: Tensor, total: Tensor, count: Tensor, mean_inverse: Ten
     result = torch.empty((5, channels), dtype=torch.float32, device=weight.device)
     grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
     with torch.cuda.device_of(weight):
-        _finish_gradient[grid](own, total, count, mean_inverse, weight, result, channels, _CHANNELS_AT_ONCE)
+        _finish_gradient[grid](
+            own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
+            count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
+        )  # fmt: skip
     return result
 
 
@@ -169,16 +191,6 @@ def _share(values: Tensor) -> tuple[Tensor, tuple[int], dict[str, int]]:
     return parts, (max(programs, 1),), {"tiles": tiles, "BLOCK": block, "CHANNELS": padded}
 
 
-def _added(parts: Tensor, rows: int) -> Tensor:
-    programs, numbers = parts.shape
-    result = torch.empty(numbers + 1, dtype=torch.float64, device=parts.device)
-    with torch.cuda.device_of(parts):
-        _add[(triton.cdiv(numbers, _CHANNELS_AT_ONCE),)](
-            parts, result, programs, numbers, rows, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE
-        )
-    return result
-
-
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def _sums(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
     column = tl.arange(0, CHANNELS)
@@ -200,34 +212,43 @@ def _sums(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.con
         tl.store(part + channels, tl.sum(square, 0), mask=known)
 
 
-@triton.jit(do_not_specialize=["rows", "programs"])
-def _add(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+@triton.jit
+def _sum_of_parts(parts, programs, numbers, column, known, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
     total = tl.zeros((PARTS, COLUMNS), tl.float64)
     for start in range(0, programs, PARTS):
         part = start + tl.arange(0, PARTS)
-        inside = (part < programs)[:, None] & (column < numbers)[None, :]
+        inside = (part < programs)[:, None] & known[None, :]
         total += tl.load(parts + part[:, None] * numbers + column[None, :], mask=inside, other=0.0).to(tl.float64)
-    tl.store(result + column, tl.sum(total, 0), mask=column < numbers)
+    return tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["rows", "programs"])
+def _add(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    known = column < numbers
+    tl.store(result + column, _sum_of_parts(parts, programs, numbers, column, known, COLUMNS, PARTS), mask=known)
     if tl.program_id(0) == 0:
         tl.store(result + numbers, rows.to(tl.float64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "programs"])
 def _finish(
-    sums, reference, weight, bias, running_mean, running_variance, batches, result, channels, momentum, epsilon,
-    COLUMNS: tl.constexpr,  # noqa: N803
+    parts, programs, rows, count_at, reference, weight, bias, running_mean, running_variance, batches, result,
+    channels, momentum, epsilon,
+    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = column < channels
-    count = tl.load(sums + 2 * channels)
+    count = tl.cast(rows, tl.float64)
+    if COUNTED:
+        count = tl.load(count_at)
     enough = count > 1
     old_mean = tl.load(running_mean + column, mask=known, other=0.0)
     old_variance = tl.load(running_variance + column, mask=known, other=1.0)
     divisor = tl.maximum(count, 1.0)
-    offset = tl.load(sums + column, mask=known, other=0.0) / divisor
+    offset = _sum_of_parts(parts, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
     mean = offset + tl.load(reference + column, mask=known, other=0.0).to(tl.float64)
-    square = tl.load(sums + channels + column, mask=known, other=0.0) / divisor
+    square = _sum_of_parts(parts + channels, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
     variance = tl.maximum(square - offset * offset, 0.0)
     unbiased = variance * (divisor / tl.maximum(count - 1, 1.0))
     moved_mean = old_mean + momentum * (mean - old_mean)
@@ -242,7 +263,7 @@ def _finish(
     tl.store(result + channels + column, shift.to(tl.float32), mask=known)
     tl.store(result + 2 * channels + column, mean.to(tl.float32), mask=known)
     tl.store(result + 3 * channels + column, inverse.to(tl.float32), mask=known)
-    if tl.program_id(0) == 0:
+    if tl.program_id(0) == 0:  # which reads no one else's
         tl.store(batches, tl.load(batches) + enough.to(tl.int64))
 
 
@@ -298,22 +319,34 @@ def _gradient_sums(
         tl.store(part + channels, tl.sum(product, 0), mask=known)
 
 
-@triton.jit
-def _finish_gradient(own, total, count_at, mean_inverse, weight, result, channels, COLUMNS: tl.constexpr):  # noqa: N803
+@triton.jit(do_not_specialize=["rows", "own_programs", "programs"])
+def _finish_gradient(
+    own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels,
+    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = column < channels
-    count = tl.load(count_at)
+    count = tl.cast(rows, tl.float64)
+    if COUNTED:
+        count = tl.load(count_at)
+    own_slope = _sum_of_parts(own, own_programs, 2 * channels, column, known, COLUMNS, PARTS)
+    own_product = _sum_of_parts(own + channels, own_programs, 2 * channels, column, known, COLUMNS, PARTS)
+    slope = own_slope
+    product = own_product
+    if COUNTED:
+        slope = _sum_of_parts(total, programs, 2 * channels, column, known, COLUMNS, PARTS)
+        product = _sum_of_parts(total + channels, programs, 2 * channels, column, known, COLUMNS, PARTS)
     share = tl.where(count > 1, 1.0 / tl.maximum(count, 1.0), 0.0)  # running statistics do not depend on the input
     mean = tl.load(mean_inverse + column, mask=known, other=0.0).to(tl.float64)
     inverse = tl.load(mean_inverse + channels + column, mask=known, other=0.0).to(tl.float64)
-    slope = tl.load(total + column, mask=known, other=0.0) * share
-    product = tl.load(total + channels + column, mask=known, other=0.0) * share
+    slope = slope * share
+    product = product * share
     a = tl.load(weight + column, mask=known, other=0.0).to(tl.float64) * inverse
     b = -a * inverse * inverse * product
     c = -a * slope - b * mean
-    to_weight = tl.load(own + channels + column, mask=known, other=0.0) * inverse
+    to_weight = own_product * inverse
     tl.store(result + column, to_weight.to(tl.float32), mask=known)
-    tl.store(result + channels + column, tl.load(own + column, mask=known, other=0.0).to(tl.float32), mask=known)
+    tl.store(result + channels + column, own_slope.to(tl.float32), mask=known)
     tl.store(result + 2 * channels + column, a.to(tl.float32), mask=known)
     tl.store(result + 3 * channels + column, b.to(tl.float32), mask=known)
     tl.store(result + 4 * channels + column, c.to(tl.float32), mask=known)

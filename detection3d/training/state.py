@@ -10,7 +10,7 @@ from detection3d.config import Config
 from detection3d.errors import UserError
 from detection3d.model.detector import Detector
 from detection3d.model.heads import TASKS
-from detection3d.multitask import Ranks, TaskFork
+from detection3d.multitask import Method, Ranks, TaskFork
 from detection3d.multitask.ranks import current_ranks
 from detection3d.training.average import WeightAverage
 from detection3d.training.method import build_method
@@ -116,6 +116,9 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     model = build_detector(config, device)
     decay = config.training.ema_decay
     average = WeightAverage(model, decay) if decay else None
+    alone = current_ranks().size == 1  # graphs hold no collectives
+    if device.type == "cuda" and alone and config.training.cuda_graphs and not config.multitask.debug:
+        model.record_graphs(heads=type(model.fork.method).penalty is Method.penalty)
     sparse = config.model.backbone.precision if config.model.backbone.kind == "voxel" else precision
     half = device.type == "cuda" and "float16" in (precision, sparse)
     scaler = torch.amp.GradScaler(device.type, enabled=half)

@@ -161,4 +161,4 @@ def _fused(norm: BatchNorm, values: Tensor, residual: Tensor | None, *, relu: bo
 if __name__ == "__main__":
     for check in CHECKS:
         check("cpu")
-        print(check.__name__, flush=True)
+        print(check.__name__, flush=True)  # noqa: T201
