@@ -119,6 +119,20 @@ def test_two_ranks_train_as_one(two_ranks: RankGroup, store: Path, method: str) 
     torch.testing.assert_close(first["state"], alone["state"], **EXACT)
 
 
+@pytest.mark.parametrize("pillars", [False, True])
+def test_two_ranks_train_other_models_as_one(two_ranks: RankGroup, store: Path, pillars: bool) -> None:
+    """Quality and IoU losses, whose numbers are of a rank's own objects; and norms over the points of pillars."""
+    heads = "model.heads={classification: [heatmap, quality], box: [offset, height, size], orientation: [heading]}"
+    overrides = (heads, "loss.iou_weight=1", "training.clip_norm=1")
+    if pillars:
+        overrides += ("model.backbone={kind: pillar, channels: [8, 8]}", "model.voxel_size=[1,1,6]")
+    alone = train_steps(None, store, overrides)
+    first, second = two_ranks.run(train_steps, store, overrides)
+    assert differences(first["state"], second["state"]) == []
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"], **EXACT)
+    torch.testing.assert_close(first["state"], alone["state"], **EXACT)
+
+
 def test_one_rank_keeps_its_bits(store: Path) -> None:
     alone = train_steps(None, store, ())
     with RankGroup(1) as group:
