@@ -4,6 +4,7 @@ A config file in `configs/` is complete and readable on its own. `load_config(pa
 it, applies overrides and checks everything; an unknown key is an error that names the nearest known one.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,11 @@ class ObjectSamplingConfig(Section):
     database: Path  # made by tools/make_object_database.py
     totals: Annotated[dict[str, PositiveInt], Field(min_length=1)]  # by class: a sample is filled up to so many objects
     off_for_last_steps: NonNegativeInt = 0  # of the training
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
+
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class AugmentationConfig(Section):
@@ -72,6 +78,11 @@ class AugmentationConfig(Section):
     point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
     objects: ObjectSamplingConfig | None = None
     off_for_last_steps: NonNegativeInt = 0  # of the training: its end sees the data as they are
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
+
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class LossConfig(Section):
@@ -91,7 +102,10 @@ class LossConfig(Section):
 class TrainingConfig(Section):
     """Optimisation and bookkeeping."""
 
-    steps: PositiveInt
+    steps: NonNegativeInt = 0  # either steps or epochs
+    epochs: NonNegative = (
+        0.0  # passes over the frames that the data section chooses; steps are made of them at the start
+    )
     batch_size: PositiveInt  # samples of one step over all ranks
     learning_rate: Positive  # the one-cycle schedule's peak
     weight_decay: NonNegative = 0.01
@@ -107,6 +121,12 @@ class TrainingConfig(Section):
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "TrainingConfig":
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"give either steps or epochs above 0; found {self.steps} and {self.epochs:g}")
+        return self
 
     @model_validator(mode="after")
     def _cycle_has_a_way_down(self) -> "TrainingConfig":
@@ -177,11 +197,25 @@ class Config(Section):
         if self.augmentation.objects is not None:
             last["augmentation.objects"] = self.augmentation.objects.off_for_last_steps
         for name, steps in last.items():
+            if steps and self.training.epochs:
+                raise ValueError(f"{name}.off_for_last_steps: training is stated in epochs; give off_for_last_share")
             if steps > self.training.steps:
                 raise ValueError(
                     f"{name}.off_for_last_steps is {steps}, more than the {self.training.steps} training.steps"
                 )
         return self
+
+    def in_steps(self, frames: int) -> "Config":
+        """Return the config with the training's length in steps, whichever way it was stated.
+
+        Args:
+            frames: of an epoch, after `data.every` and `data.sampling`.
+        """
+        if self.training.steps:
+            return self
+        steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
+        training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
+        return self.model_copy(update={"training": training})
 
     @model_validator(mode="after")
     def _objects_fit(self) -> "Config":
