@@ -36,6 +36,16 @@ class PillarBackboneConfig(Section):
         """Pillars along each side of a cell of the bird's-eye view."""
         return 1
 
+    @property
+    def precision(self) -> Literal["float32"]:
+        """Of the layers on the points: their coordinates need it."""
+        return "float32"
+
+    @property
+    def backend(self) -> Literal["none"]:
+        """Of sparse convolutions, which pillars have none of."""
+        return "none"
+
 
 def _voxel_unless_told(value: Any) -> Any:
     return {"kind": "voxel", **value} if isinstance(value, dict) else value

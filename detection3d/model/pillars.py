@@ -102,7 +102,7 @@ class PillarBackbone(nn.Module):
         features: of a point.
     """
 
-    backend = "none, since pillars are dense"
+    backend = "none"  # of sparse convolutions
 
     def __init__(self, config: PillarBackboneConfig, features: int) -> None:
         super().__init__()

@@ -119,8 +119,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     alone = current_ranks().size == 1  # graphs hold no collectives
     if device.type == "cuda" and alone and config.training.cuda_graphs and not config.multitask.debug:
         model.record_graphs(heads=type(model.fork.method).penalty is Method.penalty)
-    sparse = config.model.backbone.precision if config.model.backbone.kind == "voxel" else precision
-    half = device.type == "cuda" and "float16" in (precision, sparse)
+    half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)
     return TrainState(model, average, build_optimization(model, config.training), scaler)
