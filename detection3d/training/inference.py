@@ -17,9 +17,9 @@ from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
 from detection3d.training.checkpoint import fitting, load_checkpoint
-from detection3d.training.loop import DENSE_DTYPES
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
+from detection3d.training.step import DENSE_DTYPES
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import to_device
 

@@ -1,27 +1,17 @@
-"""The training loop: load, forward, one backward, step; and the bookkeeping around it."""
+"""The training loop: load, step, log, save; and where it goes on after a stop."""
 
 import resource
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from detection3d.config import Config
-from detection3d.data.augment import augment
-from detection3d.data.loader import build_loader
 from detection3d.data.object_candidates import ObjectSampler
-from detection3d.data.object_paste import paste_objects
-from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
-from detection3d.data.unpack import unpack
 from detection3d.errors import UserError
-from detection3d.model.losses import compute_losses
-from detection3d.model.targets import build_targets
+from detection3d.training.batches import ALONE, timed, training_batches
 from detection3d.training.checkpoint import (
     checkpoint_path,
     fitting,
@@ -30,92 +20,17 @@ from detection3d.training.checkpoint import (
     save_checkpoint,
 )
 from detection3d.training.conflict_files import conflict_view
-from detection3d.training.distributed import count_objects, distribute
+from detection3d.training.distributed import distribute
 from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite_state
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder, add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step import StepResult, train_step
+from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
-from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
+from detection3d.types.tensors import Batch
 
-ALONE = Team()
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
-DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step gives to the log, still on the device.
-
-    Attributes:
-        losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
-        gradient_norm: L2 norm of the gradient of all parameters before clipping.
-        learning_rate: that the step was done with.
-        loss_scale: what the losses were multiplied with before the backward pass.
-    """
-
-    losses: TaskLosses
-    gradient_norm: Tensor
-    learning_rate: float
-    loss_scale: float
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and a checkpoint was written."""
-
-
-def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
-    """Do one optimiser step.
-
-    Args:
-        state: changed in place.
-        batch: on the device.
-        config: the run.
-    """
-    points, labels = network_input(batch, config, state.step)
-    targets = count_objects(build_targets(labels, config), state.ranks)
-    state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
-    dtype = DENSE_DTYPES[config.training.precision]
-    with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        outputs = state.network(points, batch.size, batch.sample_index)
-    losses = compute_losses(outputs, targets, config.loss)
-    total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
-
-    optimizer = state.optimization.optimizer
-    learning_rate = state.optimization.schedule.get_last_lr()[0]
-    loss_scale = state.scaler.get_scale()
-    state.scaler.scale(total).backward()
-    state.fork.update(loss_scale)
-    state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
-    state.scaler.step(optimizer)
-    state.scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    state.optimization.schedule.step()
-    if state.average is not None:
-        state.average.update_parameters(state.model)
-    state.step += 1
-    return StepResult(losses, norm, float(learning_rate), loss_scale)
-
-
-def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
-    """Return a training batch as the network and its targets take it: in floats, augmented.
-
-    Args:
-        batch: on the device.
-        config: the run.
-        step: optimiser steps done.
-    """
-    returns, without_zones = config.data.returns, config.data.drop_no_label_zone_points
-    points, labels = unpack(batch.points, returns=returns, drop_no_label_zone=without_zones), batch.labels
-    if batch.objects is not None:
-        objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
-        points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
-    if step < config.training.steps - config.augmentation.off_for_last_steps:
-        points, labels = augment(
-            points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
-        )
-    return points, labels
 
 
 def train(config: Config, output: Path, device: torch.device, team: Team = ALONE) -> None:
@@ -139,7 +54,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
     objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     _refuse_other_settings(config, store, team)
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         stopped = _train(state, store, objects, config, output, device, team, stop)
         # The launcher ends the others when one has ended, and the first one may still have been writing.
         team.wait()
@@ -155,7 +70,7 @@ def _train(
     output: Path,
     device: torch.device,
     team: Team,
-    stop: "_Stop",
+    stop: Stop,
 ) -> Path | None:
     """Train to the end, and return None; or until a rank is asked to stop, and return the checkpoint."""
     with ExitStack() as stack:
@@ -176,7 +91,7 @@ def _train(
         recorder.say(_introduction(config, store, state, checkpoint, device))
         if objects is not None:
             recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
-        for batch, waited in _timed(batches, device):
+        for batch, waited in timed(batches, device):
             result = _logged_step(state, batch, config, recorder, waited)
             done = state.step == config.training.steps
             stopping = agreement.reached(stop.requested) and not done
@@ -240,76 +155,6 @@ def _losses_of_all(result: StepResult, state: TrainState) -> dict[str, float]:
         return {task: float(loss) for task, loss in losses.items()}
     means = state.ranks.sum(torch.stack(list(losses.values()))) / state.ranks.size
     return dict(zip(losses, means.tolist(), strict=True))
-
-
-def training_batches(
-    store: Store,
-    config: Config,
-    *,
-    start_step: int = 0,
-    total_steps: int | None = None,
-    workers: int | None = None,
-    team: Team = ALONE,
-) -> Iterator[Batch]:
-    """Yield the batches of a run, on the CPU.
-
-    Args:
-        store: the training data.
-        config: the run.
-        start_step: steps done.
-        total_steps: where to end; None takes the config's.
-        workers: loader processes; None takes the config's.
-        team: whose share of the batches to take; the batch of the config is that of all ranks.
-    """
-    return build_loader(
-        store,
-        global_batch_size=config.training.batch_size,
-        seed=config.seed,
-        workers=config.data.workers if workers is None else workers,
-        start_step=start_step,
-        rank=team.rank,
-        world_size=team.size,
-        total_steps=config.training.steps if total_steps is None else total_steps,
-        sampling=Sampling.of(config),
-        sweeps=config.data.sweeps,
-        objects=ObjectSampler.of(config),
-    )
-
-
-def _timed(batches: Iterator[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
-    """Yield each batch on the device, with the seconds that the loop waited for it."""
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield to_device(batch, device), time.perf_counter() - started
-
-
-@dataclass
-class _Stop:
-    requested: bool = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once.
-
-    A second SIGTERM is no impatience: a cluster sends it to every process, and the launcher hands its own on.
-    """
-    stop = _Stop()
-
-    def ask(number: int, _frame: object) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _introduction(

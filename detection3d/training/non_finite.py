@@ -9,7 +9,7 @@ from detection3d.training.state import TrainState
 from detection3d.types.tensors import Batch
 
 if TYPE_CHECKING:
-    from detection3d.training.loop import StepResult
+    from detection3d.training.step import StepResult
 
 
 def refuse_non_finite(result: "StepResult", state: TrainState, batch: Batch) -> None:

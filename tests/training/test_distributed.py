@@ -16,10 +16,10 @@ from detection3d.data.store import Store
 from detection3d.model.losses import compute_losses
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
-from detection3d.training import loop
+from detection3d.training import step
 from detection3d.training.distributed import count_objects, distribute
-from detection3d.training.loop import train_step
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step import train_step
 from detection3d.types.tensors import HeadOutputs, Targets, TaskLosses
 from tests.data.made_frames import write_store
 from tests.rank_group import RankGroup
@@ -77,7 +77,7 @@ def train_steps(rank: int | None, store: Path, overrides: tuple[str, ...], bucke
         frames = [frame for share in shares for frame in share] if alone else shares[rank]
         first = 10 * number + (len(shares[0]) if rank == 1 else 0)
         batch = collate(data, frames, range(first, first + len(frames)))
-        with mock.patch.object(loop, "compute_losses", losses_in_double):
+        with mock.patch.object(step, "compute_losses", losses_in_double):
             result = train_step(state, batch, config)
         norms.append(result.gradient_norm)
         losses.append(torch.stack(list(result.losses.as_dict().values())).detach())

@@ -14,10 +14,11 @@ from detection3d.data.unpack import unpack
 from detection3d.errors import DataError, UserError
 from detection3d.model.detector import Detector
 from detection3d.model.targets import build_targets
-from detection3d.training import loop
+from detection3d.training import loop, step
 from detection3d.training.checkpoint import last_checkpoint, load_checkpoint
-from detection3d.training.loop import train, train_step
+from detection3d.training.loop import train
 from detection3d.training.recorder import read_metrics
+from detection3d.training.step import train_step
 from detection3d.types.tensors import Batch
 from tests.small_run import small_config, write_small_store
 from tests.training.steps import CPU, batches, differences, fresh_state
@@ -127,7 +128,7 @@ def test_the_log_measures_the_steps_that_it_names(tmp_path, store):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_frames(tmp_path, store, monkeypatch):
     config = small_config("training.checkpoint_every=2", data=store)
-    real = loop.compute_losses
+    real = step.compute_losses
     calls = []
 
     def spoiled(*arguments):
@@ -135,7 +136,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_frames(tmp_path, s
         losses = real(*arguments)
         return losses if len(calls) < 4 else type(losses)(losses.classification, losses.box * float("nan"), losses.box)
 
-    monkeypatch.setattr(loop, "compute_losses", spoiled)
+    monkeypatch.setattr(step, "compute_losses", spoiled)
     with pytest.raises(UserError) as caught:
         train(config, tmp_path / "run", CPU)
     message = str(caught.value)
