@@ -176,6 +176,9 @@ class TrainingConfig(Section):
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+    # Steps whose loss or gradient is not finite are left out; more of them in a row end the run. A bad frame spoils one
+    # step and the order is random, so a row of four has its cause in the weights or in all of the data.
+    max_skipped_in_a_row: NonNegativeInt = 3
 
     @model_validator(mode="after")
     def _cycle_has_a_way_down(self) -> "TrainingConfig":

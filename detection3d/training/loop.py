@@ -21,7 +21,7 @@ from detection3d.training.checkpoint import (
 )
 from detection3d.training.conflict_files import conflict_view
 from detection3d.training.distributed import distribute
-from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite_state
+from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder, add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
@@ -44,7 +44,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
             from which any number of ranks can go on.
 
     Raises:
-        UserError: the data or the settings can't be used, or a loss is not finite.
+        UserError: the data or the settings can't be used, or too many steps in a row are not finite.
         Interrupted: Ctrl-C or SIGTERM reached a rank; a checkpoint was written first.
     """
     if config.data.train is None:
@@ -87,22 +87,24 @@ def _train(
         if team.first:
             add_provenance(folder, config, device, state.step, team.size)
         recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
+        skipped = SkippedSteps(folder.non_finite, state, config.training.max_skipped_in_a_row, team, recorder.say)
         agreement = StopAgreement(team)
         recorder.say(_introduction(config, store, state, checkpoint, device))
         if objects is not None:
             recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
         for batch, waited in timed(batches, device):
             result = _logged_step(state, batch, config, recorder, waited)
+            skipped.look(result, state, batch)
             done = state.step == config.training.steps
             stopping = agreement.reached(stop.requested) and not done
             if done or stopping or state.step % config.training.checkpoint_every == 0:
-                refuse_non_finite(result, state, batch)
+                skipped.write()
                 refuse_non_finite_state(state)
                 if team.first:
                     save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
                 if stopping:
                     return checkpoint_path(folder.checkpoints, state.step)
-        recorder.say(f"trained {state.step} steps; the run is in {output}")
+        recorder.say(f"trained {state.step} steps{describe_skipped(state)}; the run is in {output}")
     return None
 
 
@@ -123,16 +125,15 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
 def _logged_step(
     state: TrainState, batch: Batch, config: Config, recorder: Recorder | Silence, waited: float
 ) -> StepResult:
-    """Do a step, and log it where it is due; a loss that is seen to be not finite ends the run."""
+    """Do a step, and log it where it is due."""
     started = time.perf_counter()
     result = train_step(state, batch, config)
     due = state.step % config.training.log_every == 0 or state.step == config.training.steps
-    if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
-        refuse_non_finite(result, state, batch)
     if due:
         values = {f"loss/{task}": loss for task, loss in _losses_of_all(result, state).items()}
         values["optimizer/gradient_norm"] = float(result.gradient_norm)
         values["optimizer/learning_rate"] = result.learning_rate
+        values["steps/skipped"] = int(state.skipped[0])
         telemetry = state.fork.read_telemetry(result.loss_scale)
         purities = {}
         if telemetry is not None:

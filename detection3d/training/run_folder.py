@@ -23,6 +23,7 @@ FREE = (
     "training.map_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.max_skipped_in_a_row",
     "decode.",
 )
 LOCK = ".lock"
@@ -53,6 +54,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a line, one line for each logged step."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def non_finite(self) -> Path:
+        """Steps that were left out as not finite, with their frames; only there if some were."""
+        return self.root / "non_finite.json"
 
     @property
     def tensorboard(self) -> Path:

@@ -12,6 +12,14 @@ from detection3d.data.unpack import unpack
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
 from detection3d.training.distributed import count_objects
+from detection3d.training.leaving_out import (
+    bring_back,
+    count_skipped,
+    remember,
+    spoil_unless_finite,
+    step_optimizer,
+    update_average,
+)
 from detection3d.training.state import TrainState
 from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses
 
@@ -24,19 +32,22 @@ class StepResult:
 
     Attributes:
         losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
-        gradient_norm: L2 norm of the gradient of all parameters before clipping.
+        gradient_norm: L2 norm of the gradient of all parameters before clipping; equal on all ranks.
+        left_out: bool scalar, whether the step changed nothing because a loss or a gradient of any rank was not finite;
+            equal on all ranks.
         learning_rate: that the step was done with.
         loss_scale: what the losses were multiplied with before the backward pass.
     """
 
     losses: TaskLosses
     gradient_norm: Tensor
+    left_out: Tensor
     learning_rate: float
-    loss_scale: float
+    loss_scale: Tensor
 
 
 def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
-    """Do one optimiser step.
+    """Do one optimiser step; one that is not finite counts as done, too, but changes nothing else.
 
     Args:
         state: changed in place.
@@ -46,6 +57,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     points, labels = network_input(batch, config, state.step)
     targets = count_objects(build_targets(labels, config), state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
+    remembered = remember(state.model)
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(points.values.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(points, batch.size, batch.sample_index)
@@ -54,19 +66,22 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
 
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
-    loss_scale = state.scaler.get_scale()
-    state.scaler.scale(total).backward()
+    loss_scale = state.scaler.scale(torch.ones((), device=total.device))  # `get_scale` would wait for the device
+    state.scaler.scale(spoil_unless_finite(total)).backward()
     state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
-    state.scaler.step(optimizer)
+    left_out = ~norm.isfinite()
+    bring_back(remembered, left_out)
+    step_optimizer(optimizer, left_out)  # not by the scaler, which would wait for the device and knows gradients alone
     state.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     state.optimization.schedule.step()
     if state.average is not None:
-        state.average.update_parameters(state.model)
+        update_average(state.average, state.model, config.training.ema_decay, left_out)
+    state.skipped = count_skipped(state.skipped, left_out, loss_scale)
     state.step += 1
-    return StepResult(losses, norm, float(learning_rate), loss_scale)
+    return StepResult(losses, norm, left_out, float(learning_rate), loss_scale)
 
 
 def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
