@@ -1,6 +1,5 @@
 """The training loop: load, step, log, save; and where it goes on after a stop."""
 
-import resource
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,16 +18,16 @@ from detection3d.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from detection3d.training.conflict_files import conflict_view
 from detection3d.training.distributed import distribute
 from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
+from detection3d.training.periodic_evaluation import PeriodicEvaluation
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder, add_provenance, open_run
 from detection3d.training.state import TrainState, build_state
-from detection3d.training.step import StepResult, train_step
+from detection3d.training.step import train_step
+from detection3d.training.step_log import StepLog
 from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
-from detection3d.types.tensors import Batch
 
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
 
@@ -88,18 +87,25 @@ def _train(
             add_provenance(folder, config, device, state.step, team.size)
         recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
         skipped = SkippedSteps(folder.non_finite, state, config.training.max_skipped_in_a_row, team, recorder.say)
+        log = StepLog(config, recorder)
+        evaluation = PeriodicEvaluation(config, folder, team, recorder)
         agreement = StopAgreement(team)
         recorder.say(_introduction(config, store, state, checkpoint, device))
         if objects is not None:
             recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
         for batch, waited in timed(batches, device):
-            result = _logged_step(state, batch, config, recorder, waited)
+            started = time.perf_counter()
+            result = train_step(state, batch, config)
+            log.add(result, state, waited, started)
             skipped.look(result, state, batch)
             done = state.step == config.training.steps
             stopping = agreement.reached(stop.requested) and not done
-            if done or stopping or state.step % config.training.checkpoint_every == 0:
+            evaluating = evaluation.due(state.step)
+            if done or stopping or evaluating or state.step % config.training.checkpoint_every == 0:
                 skipped.write()
                 refuse_non_finite_state(state)
+                if evaluating:
+                    evaluation.run(state)  # first: a run that is killed meanwhile goes on from before and does it again
                 if team.first:
                     save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
                 if stopping:
@@ -122,42 +128,6 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
         )
 
 
-def _logged_step(
-    state: TrainState, batch: Batch, config: Config, recorder: Recorder | Silence, waited: float
-) -> StepResult:
-    """Do a step, and log it where it is due."""
-    started = time.perf_counter()
-    result = train_step(state, batch, config)
-    due = state.step % config.training.log_every == 0 or state.step == config.training.steps
-    if due:
-        values = {f"loss/{task}": loss for task, loss in _losses_of_all(result, state).items()}
-        values["optimizer/gradient_norm"] = float(result.gradient_norm)
-        values["optimizer/learning_rate"] = result.learning_rate
-        values["steps/skipped"] = int(state.skipped[0])
-        telemetry = state.fork.read_telemetry(result.loss_scale)
-        purities = {}
-        if telemetry is not None:
-            values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
-            purities["fork/purity"] = telemetry.purity_histogram.tolist()
-        values |= {"time/step": time.perf_counter() - started + waited, "time/data": waited}
-        values["memory/GB"] = _memory(batch)
-        recorder.log(state.step, values, purities)
-    conflict = state.fork.read_map(result.loss_scale)
-    if conflict is not None:
-        recorder.log_map(conflict_view(state.step, conflict, config.model.point_range))
-    recorder.advance(state.step)
-    return result
-
-
-def _losses_of_all(result: StepResult, state: TrainState) -> dict[str, float]:
-    """Return the losses of the whole batch: on several ranks, the mean of theirs."""
-    losses = {task: loss.detach() for task, loss in result.losses.as_dict().items()}
-    if state.ranks.size == 1:
-        return {task: float(loss) for task, loss in losses.items()}
-    means = state.ranks.sum(torch.stack(list(losses.values()))) / state.ranks.size
-    return dict(zip(losses, means.tolist(), strict=True))
-
-
 def _introduction(
     config: Config, store: Store, state: TrainState, checkpoint: Path | None, device: torch.device
 ) -> str:
@@ -168,11 +138,3 @@ def _introduction(
         f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {device},"
         f" sparse backend {state.model.backbone.backend}"
     )
-
-
-def _memory(batch: Batch) -> float:
-    """Return the peak use in GB: of the GPU that the batch is on, else of the process."""
-    device = batch.labels.boxes.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

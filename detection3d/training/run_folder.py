@@ -24,6 +24,8 @@ FREE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.max_skipped_in_a_row",
+    "training.evaluate_",
+    "training.best_metric",
     "decode.",
 )
 LOCK = ".lock"
@@ -69,6 +71,11 @@ class RunFolder:
     def conflict(self) -> Path:
         """Maps of the tasks' conflict, one file each."""
         return self.root / "conflict"
+
+    @property
+    def evaluation(self) -> Path:
+        """Evaluations, a folder for each step."""
+        return self.root / "evaluation"
 
     @property
     def checkpoints(self) -> Path:

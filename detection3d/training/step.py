@@ -11,6 +11,7 @@ from detection3d.data.object_paste import paste_objects
 from detection3d.data.unpack import unpack
 from detection3d.model.losses import compute_losses
 from detection3d.model.targets import build_targets
+from detection3d.training.clock import Moment, StepTimes
 from detection3d.training.distributed import count_objects
 from detection3d.training.leaving_out import (
     bring_back,
@@ -37,6 +38,8 @@ class StepResult:
             equal on all ranks.
         learning_rate: that the step was done with.
         loss_scale: what the losses were multiplied with before the backward pass.
+        objects: int64 scalar, objects of this rank that losses were taken of.
+        times: of the step's parts.
     """
 
     losses: TaskLosses
@@ -44,6 +47,8 @@ class StepResult:
     left_out: Tensor
     learning_rate: float
     loss_scale: Tensor
+    objects: Tensor
+    times: StepTimes
 
 
 def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
@@ -54,6 +59,7 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         batch: on the device.
         config: the run.
     """
+    start = Moment(state.device)
     points, labels = network_input(batch, config, state.step)
     targets = count_objects(build_targets(labels, config), state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
@@ -64,10 +70,13 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
     losses = compute_losses(outputs, targets, config.loss)
     total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
+    forward = Moment(state.device)
+
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
     loss_scale = state.scaler.scale(torch.ones((), device=total.device))  # `get_scale` would wait for the device
     state.scaler.scale(spoil_unless_finite(total)).backward()
+    backward = Moment(state.device)
     state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.training.clip_norm)
@@ -81,7 +90,8 @@ def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
         update_average(state.average, state.model, config.training.ema_decay, left_out)
     state.skipped = count_skipped(state.skipped, left_out, loss_scale)
     state.step += 1
-    return StepResult(losses, norm, left_out, float(learning_rate), loss_scale)
+    times = StepTimes(start, forward, backward, Moment(state.device))
+    return StepResult(losses, norm, left_out, float(learning_rate), loss_scale, targets.valid.sum(), times)
 
 
 def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
