@@ -21,6 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as training.steps=100")
     parser.add_argument("--output", type=Path, help="the run's folder (default: runs/NAME of the config)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+    parser.add_argument(
+        "--initialize-from",
+        type=Path,
+        metavar="PLACE",
+        help="begin a new run with the weights that fit of a checkpoint, a run folder or an exported model",
+    )
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="go on with a run though settings differ; provenance.json has them"
+    )
     options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
 
     from detection3d.config_file import load_config
@@ -29,12 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
+    from detection3d.training.start import Start
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem
     device = choose_device(options.device)
+    start = Start(options.initialize_from, options.allow_changes)
     with joined_team(device) as team:
-        train(config, output, device, team)
+        train(config, output, device, team, start)
     return 0
 
 
