@@ -195,6 +195,12 @@ class TrainingConfig(Section):
         return self
 
 
+class LoggingConfig(Section):
+    """Where the numbers of a run go beside metrics.jsonl and TensorBoard."""
+
+    wandb: str | None = None  # project of Weights & Biases; needs the extra "wandb"
+
+
 class DecodeConfig(Section):
     """From the heads' maps to boxes."""
 
@@ -215,6 +221,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig
     decode: DecodeConfig = DecodeConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _classes_are_apart(self) -> "Config":

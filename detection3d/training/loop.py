@@ -16,6 +16,7 @@ from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
 from detection3d.training.distributed import distribute
 from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
 from detection3d.training.periodic_evaluation import PeriodicEvaluation
+from detection3d.training.profiling import StepProfile
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder, add_provenance
 from detection3d.training.start import Start
@@ -24,6 +25,7 @@ from detection3d.training.step import train_step
 from detection3d.training.step_log import StepLog
 from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
+from detection3d.training.wandb_run import open_wandb
 
 PLAIN = Start()
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
@@ -70,15 +72,18 @@ def _train(
             distribute(state)
         if team.first:
             add_provenance(folder, config, state.device, state.step, team.size, beginning.changes)
-        recorder = stack.enter_context(Recorder(folder, state.step, training.steps) if team.first else Silence())
+        recorder = stack.enter_context(_recorder(config, folder, state) if team.first else Silence())
         for line in (_introduction(config, store, state, beginning.checkpoint), *beginning.notes):
             recorder.say(line)
         skipped = SkippedSteps(folder.non_finite, state, training.max_skipped_in_a_row, team, recorder.say)
         log = StepLog(config, recorder)
         evaluation = PeriodicEvaluation(config, folder, team, recorder)
+        tracing = StepProfile(start.profile, folder.profile, team.rank, state.device, recorder.say)
+        profile = stack.enter_context(tracing)
         agreement = StopAgreement(team)
         batches = training_batches(store, config, start_step=state.step, team=team)
         for batch, waited in timed(batches, state.device):
+            profile.next()
             started = time.perf_counter()
             result = train_step(state, batch, config)
             log.add(result, state, waited, started)
@@ -111,6 +116,10 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
             f"rank {team.rank} was started with other settings than rank 0 ({', '.join(changed)}); start all nodes with"
             " the same command, on the same data"
         )
+
+
+def _recorder(config: Config, folder: RunFolder, state: TrainState) -> Recorder:
+    return Recorder(folder, state.step, config.training.steps, open_wandb(config, folder))
 
 
 def _introduction(config: Config, store: Store, state: TrainState, checkpoint: Path | None) -> str:

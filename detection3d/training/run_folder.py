@@ -27,6 +27,7 @@ FREE = (
     "training.evaluate_",
     "training.best_metric",
     "decode.",
+    "logging.",
 )
 # What may not differ even where changes are allowed: the weights and the optimiser's moments belong to it.
 FIXED = ("model.", "classes", "training.freeze")
@@ -73,6 +74,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of steps that --profile asked for."""
+        return self.root / "profile"
 
     @property
     def conflict(self) -> Path:
