@@ -126,10 +126,12 @@ def _introduction(config: Config, store: Store, state: TrainState, checkpoint: P
     weights = sum(weight.numel() for weight in state.model.parameters())
     start = "from the start" if checkpoint is None else f"on from step {state.step} ({checkpoint})"
     objects = ObjectSampler.of(config)
+    backend = state.model.backbone.backend
+    slow = state.device.type == "cuda" and backend == "torch" and config.model.backbone.backend == "auto"
     line = (
         f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
         f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {state.device},"
-        f" sparse backend {state.model.backbone.backend}"
+        f" sparse backend {backend}{'; spconv is faster: pip install detection3d[gpu]' if slow else ''}"
     )
     if objects is None:
         return line

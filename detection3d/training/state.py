@@ -114,6 +114,12 @@ def build_detector(config: Config, device: torch.device) -> Detector:
         return Detector(config, fork, device).to(device)
 
 
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return f" (torch {torch.__version__} is a build without CUDA)"
+    return "" if torch.cuda.is_available() else f" (torch {torch.__version__} sees no GPU here)"
+
+
 def build_state(config: Config, device: torch.device) -> TrainState:
     """Return the state before the first step.
 
@@ -122,7 +128,10 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     """
     precision = config.training.precision
     if device.type != "cuda" and precision != "float32":
-        raise UserError(f"training.precision={precision} needs a CUDA device, found {device}; use float32")
+        raise UserError(
+            f"training.precision={precision} needs a CUDA device, found {device}{_why_no_gpu()}; add"
+            " training.precision=float32 to train here, which is slow, or start it on a machine with a GPU"
+        )
     model = build_detector(config, device)
     if config.training.freeze:
         freeze(model, config.training.freeze)
