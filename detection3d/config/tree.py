@@ -116,11 +116,19 @@ class TrainingConfig(Section):
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
+    freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
     cuda_graphs: bool = False  # replay the dense part's kernels in one go; on one CUDA rank, else without effect
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+    # Steps whose loss or gradient is not finite are left out; more of them in a row end the run. A bad frame spoils one
+    # step and the order is random, so a row of four has its cause in the weights or in all of the data.
+    max_skipped_in_a_row: NonNegativeInt = 3
+    evaluate_every: NonNegativeInt = 0  # steps between evaluations on data.validation, and at the end; 0 makes none
+    evaluate_frames: NonNegativeInt = 0  # of data.validation, evenly spaced; 0 takes all
+    # Of the means in metrics.json: the checkpoint in which it is highest is kept beside the last ones.
+    best_metric: Literal["LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH"] = "LEVEL_2/APH"
 
     @model_validator(mode="after")
     def _has_one_length(self) -> "TrainingConfig":
@@ -138,6 +146,12 @@ class TrainingConfig(Section):
         return self
 
 
+class LoggingConfig(Section):
+    """Where the numbers of a run go beside metrics.jsonl and TensorBoard."""
+
+    wandb: str | None = None  # project of Weights & Biases; needs the extra "wandb"
+
+
 class Config(Section):
     """A run."""
 
@@ -150,6 +164,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig
     decode: DecodeConfig = DecodeConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _classes_are_apart(self) -> "Config":
@@ -216,6 +231,15 @@ class Config(Section):
         steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
         training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
         return self.model_copy(update={"training": training})
+
+    @model_validator(mode="after")
+    def _evaluations_have_data(self) -> "Config":
+        if self.training.evaluate_every and self.data.validation is None:
+            raise ValueError(
+                f"training.evaluate_every is {self.training.evaluate_every}, but data.validation is not set; give the"
+                " folder of a prepared store, or 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objects_fit(self) -> "Config":
