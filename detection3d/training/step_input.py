@@ -22,7 +22,6 @@ from detection3d.model.detector import Detector, Voxels
 from detection3d.model.targets import build_targets
 from detection3d.types.tensors import Batch, BoxLabels, Points, Targets, to_device
 
-
 SWITCH_INTERVAL = 2e-5
 """Seconds after which a thread that waits for Python's interpreter is let in; Python's own 5 ms are half a pass."""
 
