@@ -115,7 +115,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("training.steps=many", "training.steps: Input should be a valid integer (found 'many')"),
         ("training.steps=true", "training.steps: Input should be a valid integer (found True)"),
         ("training.steps=1.5", "training.steps: Input should be a valid integer (found 1.5)"),
-        ("training.steps=0", "training.steps: Input should be greater than 0 (found 0)"),
+        ("training.steps=0", "training: give either steps or epochs above 0; found 0 and 0"),
         ("training.steps=", "training.steps: Input should be a valid integer (found None)"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number (found nan)"),
         ("training.clip_norm=.inf", "training.clip_norm: Input should be a finite number (found inf)"),
@@ -277,3 +277,17 @@ def test_the_tree_is_frozen():
     config: Config = small_config()
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_epochs_become_steps_once_the_frames_are_known():
+    config = load_config(
+        "tiny", ["training.epochs=2.5", "training.batch_size=4", "augmentation.off_for_last_share=0.2"]
+    )
+    assert (config.training.steps, config.training.epochs) == (0, 2.5)
+    resolved = config.in_steps(101)
+    assert (resolved.training.steps, resolved.training.epochs) == (64, 0)
+    assert resolved.augmentation.steps_without(resolved.training.steps) == 13
+    assert resolved.in_steps(7) == resolved
+    assert load_config("waymo_voxel", ["training.steps=10"]).training.epochs == 0  # the later word counts
+    with pytest.raises(UserError, match=r"augmentation.off_for_last_steps: training is stated in epochs"):
+        load_config("waymo_voxel", ["augmentation.off_for_last_steps=5"])

@@ -10,7 +10,7 @@ from detection3d.config_file import load_config
 from tests.conftest import ROOT
 
 WAYMO = sorted(path.stem for path in (ROOT / "configs").glob("waymo_*.yaml"))
-SHORTER = {"data.every", "training.steps", "augmentation.off_for_last_steps"}
+SHORTER = {"data.every", "training.epochs", "augmentation.off_for_last_share"}
 VARIANTS = {"_20percent": SHORTER, "_4sweeps": {"data.sweeps", "model.heads.box"}}
 
 
@@ -55,7 +55,8 @@ def test_the_recipe_is_the_published_one(name: str) -> None:
     assert [item.nms_iou for item in config.classes] == [0.75, 0.6, 0.55]
     assert [item.quality_exponent for item in config.classes] == [0.68, 0.71, 0.65]
     assert config.model.heads.predict("velocity") == (config.data.sweeps > 1)
-    epoch = config.augmentation.off_for_last_steps
-    frames = 158_081 / config.data.every
-    assert epoch * config.training.batch_size == pytest.approx(frames, rel=0.02)  # every segment keeps its first frame
-    assert config.training.steps == epoch * (30 if config.data.every > 1 else 12)
+    assert config.training.epochs == (30 if config.data.every > 1 else 12)
+    in_steps = config.in_steps(158_081 // config.data.every)
+    epoch = in_steps.training.steps / config.training.epochs
+    assert epoch * config.training.batch_size == pytest.approx(158_081 / config.data.every, rel=0.001)
+    assert in_steps.augmentation.steps_without(in_steps.training.steps) == pytest.approx(epoch, rel=0.01)

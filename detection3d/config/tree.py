@@ -4,6 +4,7 @@ A config file in `configs/` is complete and readable on its own. `load_config(pa
 it, applies overrides and checks everything; an unknown key is an error that names the nearest known one.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,11 @@ class ObjectSamplingConfig(Section):
     database: Path  # made by tools/make_object_database.py
     totals: Annotated[dict[str, PositiveInt], Field(min_length=1)]  # by class: a sample is filled up to so many objects
     off_for_last_steps: NonNegativeInt = 0  # of the training
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
+
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class AugmentationConfig(Section):
@@ -72,6 +78,11 @@ class AugmentationConfig(Section):
     point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
     objects: ObjectSamplingConfig | None = None
     off_for_last_steps: NonNegativeInt = 0  # of the training: its end sees the data as they are
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
+
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class LossConfig(Section):
@@ -91,7 +102,10 @@ class LossConfig(Section):
 class TrainingConfig(Section):
     """Optimisation and bookkeeping."""
 
-    steps: PositiveInt
+    steps: NonNegativeInt = 0  # either steps or epochs
+    epochs: NonNegative = (
+        0.0  # passes over the frames that the data section chooses; steps are made of them at the start
+    )
     batch_size: PositiveInt  # samples of one step over all ranks
     learning_rate: Positive  # the one-cycle schedule's peak
     weight_decay: NonNegative = 0.01
@@ -102,11 +116,25 @@ class TrainingConfig(Section):
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
+    freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
     cuda_graphs: bool = False  # replay the dense part's kernels in one go; on one CUDA rank, else without effect
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+    # Steps whose loss or gradient is not finite are left out; more of them in a row end the run. A bad frame spoils one
+    # step and the order is random, so a row of four has its cause in the weights or in all of the data.
+    max_skipped_in_a_row: NonNegativeInt = 3
+    evaluate_every: NonNegativeInt = 0  # steps between evaluations on data.validation, and at the end; 0 makes none
+    evaluate_frames: NonNegativeInt = 0  # of data.validation, evenly spaced; 0 takes all
+    # Of the means in metrics.json: the checkpoint in which it is highest is kept beside the last ones.
+    best_metric: Literal["LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH"] = "LEVEL_2/APH"
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "TrainingConfig":
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"give either steps or epochs above 0; found {self.steps} and {self.epochs:g}")
+        return self
 
     @model_validator(mode="after")
     def _cycle_has_a_way_down(self) -> "TrainingConfig":
@@ -116,6 +144,12 @@ class TrainingConfig(Section):
                 " must be below 1"
             )
         return self
+
+
+class LoggingConfig(Section):
+    """Where the numbers of a run go beside metrics.jsonl and TensorBoard."""
+
+    wandb: str | None = None  # project of Weights & Biases; needs the extra "wandb"
 
 
 class Config(Section):
@@ -130,6 +164,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig
     decode: DecodeConfig = DecodeConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _classes_are_apart(self) -> "Config":
@@ -177,10 +212,33 @@ class Config(Section):
         if self.augmentation.objects is not None:
             last["augmentation.objects"] = self.augmentation.objects.off_for_last_steps
         for name, steps in last.items():
+            if steps and self.training.epochs:
+                raise ValueError(f"{name}.off_for_last_steps: training is stated in epochs; give off_for_last_share")
             if steps > self.training.steps:
                 raise ValueError(
                     f"{name}.off_for_last_steps is {steps}, more than the {self.training.steps} training.steps"
                 )
+        return self
+
+    def in_steps(self, frames: int) -> "Config":
+        """Return the config with the training's length in steps, whichever way it was stated.
+
+        Args:
+            frames: of an epoch, after `data.every` and `data.sampling`.
+        """
+        if self.training.steps:
+            return self
+        steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
+        training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
+        return self.model_copy(update={"training": training})
+
+    @model_validator(mode="after")
+    def _evaluations_have_data(self) -> "Config":
+        if self.training.evaluate_every and self.data.validation is None:
+            raise ValueError(
+                f"training.evaluate_every is {self.training.evaluate_every}, but data.validation is not set; give the"
+                " folder of a prepared store, or 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,49 @@ class WeightAverage(AveragedModel):
             torch._foreach_copy_([ours[i] for i in whole], [theirs[i] for i in whole])  # pyright: ignore[reportPrivateImportUsage]
         self.n_averaged += 1
 
+    @torch.no_grad()
+    def update(self, model: nn.Module, left_out: Tensor) -> None:
+        """Move the average as `update_parameters` does, unless the step is left out.
+
+        On CUDA, where the host does not know, a first step that is left out makes the average begin at the first
+        weights, and the last bits may differ from those of `update_parameters`.
+
+        Args:
+            model: after the step.
+            left_out: bool scalar; the host waits for it on the CPU alone.
+        """
+        if not left_out.is_cuda:
+            if not left_out:
+                self.update_parameters(model)
+        elif self.n_averaged == 0:
+            self.update_parameters(model)
+        else:
+            self.move(model, torch.where(left_out, 0.0, 1 - self._decay))
+
+    @torch.no_grad()
+    def move(self, model: nn.Module, rate: Tensor) -> None:
+        """Move the average by a share of the way that the device knows.
+
+        Args:
+            model: where to.
+            rate: float scalar, 0 for not at all.
+        """
+        if self._tensors is None:
+            self._tensors = _tensors(self.module), _tensors(model)
+        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for own, value in zip(*self._tensors, strict=True):
+            averages, values = groups.setdefault(own.dtype, ([], []))
+            averages.append(own)
+            values.append(value)
+        for dtype, (averages, values) in groups.items():
+            if dtype.is_floating_point:
+                ways = torch._foreach_sub(values, averages)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_mul_(ways, rate.to(dtype))  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(averages, ways)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                torch._foreach_copy_(averages, values)  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1
+
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [tensor.detach() for tensor in itertools.chain(module.parameters(), module.buffers())]

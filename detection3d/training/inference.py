@@ -1,6 +1,6 @@
 """A trained detector over a whole data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +17,13 @@ from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
 from detection3d.model.views import detect_in_views
-from detection3d.training.checkpoint import fitting, load_checkpoint
-from detection3d.training.loop import DENSE_DTYPES
+from detection3d.training.checkpoint import fitting
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
+from detection3d.training.step import DENSE_DTYPES
+from detection3d.training.weights import read_weights
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import to_device
-
-AVERAGE_PREFIX = "module."  # AveragedModel's name for the model in it
 
 
 def load_run_config(run: Path, overrides: list[str]) -> Config:
@@ -40,24 +39,18 @@ def load_run_config(run: Path, overrides: list[str]) -> Config:
 
 
 def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:
-    """Return the detector of a checkpoint, in evaluation mode, and its step.
+    """Return the detector of a checkpoint or an exported model, in evaluation mode, and its step.
 
     The averaged weights are taken where the run keeps them.
 
     Raises:
         DataError: the checkpoint is damaged or belongs to another network.
     """
-    saved = load_checkpoint(checkpoint)
-    weights = saved["model"]
-    if saved["average"] is not None:
-        averaged = saved["average"].items()
-        weights = {
-            name.removeprefix(AVERAGE_PREFIX): value for name, value in averaged if name.startswith(AVERAGE_PREFIX)
-        }
+    weights = read_weights(checkpoint)
     detector = build_detector(config, device)
     with fitting(checkpoint, "the weights do not fit the network of this config ({reason})"):
-        detector.load_state_dict(weights)
-    return detector.eval(), saved["step"]
+        detector.load_state_dict(weights.tensors)
+    return detector.eval(), weights.step
 
 
 @torch.no_grad()
@@ -67,8 +60,11 @@ def detect_store(
     config: Config,
     device: torch.device,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    frames: Sequence[int] | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[Detections]:
-    """Detect in every frame of a store, in its order.
+    """Detect in the frames of a store, in their order.
 
     Args:
         detector: in evaluation mode, on the device.
@@ -76,6 +72,8 @@ def detect_store(
         config: which points to use, and how to decode.
         device: where to compute.
         progress: called with the number of frames done.
+        frames: numbers of the wanted ones; None takes all.
+        batch_size: samples of a batch; None takes the config's.
 
     Yields:
         What was found in each frame; detections that hold a point of a no-label zone are flagged.
@@ -84,8 +82,13 @@ def detect_store(
     done = 0
     dtype = DENSE_DTYPES[config.training.precision] if device.type == "cuda" else torch.float32
     batches = evaluation_batches(
-        store, batch_size=config.training.batch_size, workers=config.data.workers, sweeps=config.data.sweeps
+        store,
+        batch_size=batch_size or config.training.batch_size,
+        workers=config.data.workers,
+        sweeps=config.data.sweeps,
+        frames=frames,
     )
+    numbers = range(len(store)) if frames is None else frames
     for host_batch in batches:
         batch = to_device(host_batch, device)
         points = unpack(
@@ -94,7 +97,7 @@ def detect_store(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             outputs = detect_in_views(detector, points, batch.size, config)
         for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
-            yield _flag_no_label_zone(found, store, done + frame)
+            yield _flag_no_label_zone(found, store, numbers[done + frame])
         done += batch.size
         progress(done)
 

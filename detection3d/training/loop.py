@@ -1,101 +1,37 @@
-"""The training loop: load, forward, one backward, step; and the bookkeeping around it."""
+"""The training loop: load, step, log, evaluate, save; until the last step or a wish to stop."""
 
-import resource
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from detection3d.config import Config
-from detection3d.data.loader import build_loader
 from detection3d.data.object_candidates import ObjectSampler
-from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
 from detection3d.errors import UserError
-from detection3d.model.losses import compute_losses
-from detection3d.training.checkpoint import (
-    checkpoint_path,
-    fitting,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from detection3d.training.conflict_files import conflict_view
-from detection3d.training.distributed import count_objects, distribute
-from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite_state
+from detection3d.training.batches import ALONE, Waiting, training_batches
+from detection3d.training.beginning import begin
+from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
+from detection3d.training.distributed import distribute
+from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
+from detection3d.training.periodic_evaluation import PeriodicEvaluation
+from detection3d.training.profiling import StepProfile
 from detection3d.training.recorder import Recorder, Silence
-from detection3d.training.run_folder import RunFolder, add_provenance, open_run
+from detection3d.training.run_folder import RunFolder, add_provenance
+from detection3d.training.start import Start
 from detection3d.training.state import TrainState, build_state
-from detection3d.training.step_input import StepInput, step_input, step_inputs
+from detection3d.training.step import train_step
+from detection3d.training.step_input import step_inputs
+from detection3d.training.step_log import StepLog
+from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
-from detection3d.types.tensors import Batch, TaskLosses
+from detection3d.training.wandb_run import open_wandb
 
-ALONE = Team()
+PLAIN = Start()
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
-DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one step gives to the log, still on the device.
-
-    Attributes:
-        losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
-        gradient_norm: L2 norm of the gradient of all parameters before clipping.
-        learning_rate: that the step was done with.
-        loss_scale: what the losses were multiplied with before the backward pass.
-    """
-
-    losses: TaskLosses
-    gradient_norm: Tensor
-    learning_rate: float
-    loss_scale: Tensor
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and a checkpoint was written."""
-
-
-def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> StepResult:
-    """Do one optimiser step.
-
-    Args:
-        state: changed in place.
-        batch: on the device; one that is not prepared yet is now.
-        config: the run.
-    """
-    given = batch if isinstance(batch, StepInput) else step_input(batch, state.model, config, state.step)
-    targets = count_objects(given.targets, state.ranks)
-    state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
-    dtype = DENSE_DTYPES[config.training.precision]
-    with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        outputs = state.network(given.voxels, given.batch.sample_index)
-    losses = compute_losses(outputs, targets, config)
-    total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
-
-    optimizer = state.optimization.optimizer
-    learning_rate = state.optimization.schedule.get_last_lr()[0]
-    loss_scale = state.scaler.scale(torch.ones((), device=state.device))  # get_scale() would wait for the device
-    state.scaler.scale(total).backward()
-    state.fork.update(loss_scale)
-    state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
-    state.scaler.step(optimizer)
-    state.scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    state.optimization.schedule.step()
-    if state.average is not None:
-        state.average.update_parameters(state.model)
-    state.step += 1
-    return StepResult(losses, norm, float(learning_rate), loss_scale)
-
-
-def train(config: Config, output: Path, device: torch.device, team: Team = ALONE) -> None:
+def train(config: Config, output: Path, device: torch.device, team: Team = ALONE, start: Start = PLAIN) -> None:
     """Train until the config's last step, going on from the last checkpoint in `output` if there is one.
 
     Args:
@@ -104,20 +40,22 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
         device: where to train.
         team: the ranks that train together, each of which calls this. The first one writes the log and the checkpoints,
             from which any number of ranks can go on.
+        start: what is special about this start.
 
     Raises:
-        UserError: the data or the settings can't be used, or a loss is not finite.
+        UserError: the data or the settings can't be used, or too many steps in a row are not finite.
         Interrupted: Ctrl-C or SIGTERM reached a rank; a checkpoint was written first.
     """
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
-    objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
+    config = config.in_steps(len(store.every(config.data.every)))
+    ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     _refuse_other_settings(config, store, team)
-    with _stop_signals() as stop:
-        stopped = _train(state, store, objects, config, output, device, team, stop)
+    with stop_signals() as stop:
+        stopped = _train(state, store, config, RunFolder(output), team, start, stop)
         # The launcher ends the others when one has ended, and the first one may still have been writing.
         team.wait()
     if stopped is not None:
@@ -125,47 +63,46 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
 
 
 def _train(
-    state: TrainState,
-    store: Store,
-    objects: ObjectSampler | None,
-    config: Config,
-    output: Path,
-    device: torch.device,
-    team: Team,
-    stop: "_Stop",
+    state: TrainState, store: Store, config: Config, folder: RunFolder, team: Team, start: Start, stop: Stop
 ) -> Path | None:
     """Train to the end, and return None; or until a rank is asked to stop, and return the checkpoint."""
+    training = config.training
     with ExitStack() as stack:
-        folder = RunFolder(output)
-        checkpoint = team.from_first(lambda: last_checkpoint(stack.enter_context(open_run(output, config)).checkpoints))
-        if checkpoint is not None:
-            saved = load_checkpoint(checkpoint)
-            refusal = "is not of this run's network and settings ({reason}); delete it to use the one before"
-            with fitting(checkpoint, refusal):
-                state.restore(saved)
-        batches = training_batches(store, config, start_step=state.step, team=team)
+        beginning = begin(state, config, folder, start, team, stack)
         if team.size > 1:
             distribute(state)
         if team.first:
-            add_provenance(folder, config, device, state.step, team.size)
-        recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
+            add_provenance(folder, config, state.device, state.step, team.size, beginning.changes)
+        recorder = stack.enter_context(_recorder(config, folder, state) if team.first else Silence())
+        for line in (_introduction(config, store, state, beginning.checkpoint), *beginning.notes):
+            recorder.say(line)
+        skipped = SkippedSteps(folder.non_finite, state, training.max_skipped_in_a_row, team, recorder.say)
+        log = StepLog(config, recorder)
+        evaluation = PeriodicEvaluation(config, folder, team, recorder)
+        tracing = StepProfile(start.profile, folder.profile, team.rank, state.device, recorder.say)
+        profile = stack.enter_context(tracing)
         agreement = StopAgreement(team)
-        recorder.say(_introduction(config, store, state, checkpoint, device))
-        if objects is not None:
-            recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
-        waiting = _Waiting(batches)
-        for given in step_inputs(waiting, state.model, config, device, state.step):
-            result = _logged_step(state, given, config, recorder, waiting)
-            done = state.step == config.training.steps
+        batches = Waiting(training_batches(store, config, start_step=state.step, team=team))
+        log.start()
+        for given in step_inputs(batches, state.model, config, state.device, state.step):
+            profile.next()
+            result = train_step(state, given, config)
+            log.add(result, state, batches)
+            skipped.look(result, state, given.batch)
+            done = state.step == training.steps
             stopping = agreement.reached(stop.requested) and not done
-            if done or stopping or state.step % config.training.checkpoint_every == 0:
-                refuse_non_finite(result, state, given.batch)
+            evaluating = evaluation.due(state.step)
+            if done or stopping or evaluating or state.step % training.checkpoint_every == 0:
+                skipped.write()
                 refuse_non_finite_state(state)
+                if evaluating:
+                    evaluation.run(state)  # first: a run that is killed meanwhile goes on from before and does it again
                 if team.first:
-                    save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
+                    save_checkpoint(folder.checkpoints, state.step, state.capture(), training.keep_checkpoints)
                 if stopping:
                     return checkpoint_path(folder.checkpoints, state.step)
-        recorder.say(f"trained {state.step} steps; the run is in {output}")
+                log.start()  # evaluations and checkpoints are no part of a step's time
+        recorder.say(f"trained {state.step} steps{describe_skipped(state)}; the run is in {folder.root}")
     return None
 
 
@@ -183,140 +120,21 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
         )
 
 
-def _logged_step(
-    state: TrainState, given: StepInput, config: Config, recorder: Recorder | Silence, waiting: "_Waiting"
-) -> StepResult:
-    """Do a step, and log it where it is due; a loss that is seen to be not finite ends the run."""
-    batch = given.batch
-    result = train_step(state, given, config)
-    due = state.step % config.training.log_every == 0 or state.step == config.training.steps
-    if due or (not state.scaler.is_enabled() and batch.labels.boxes.device.type == "cpu"):
-        refuse_non_finite(result, state, batch)
-    if due:
-        values = {f"loss/{task}": loss for task, loss in _losses_of_all(result, state).items()}
-        values["optimizer/gradient_norm"] = float(result.gradient_norm)
-        values["optimizer/learning_rate"] = result.learning_rate
-        telemetry = state.fork.read_telemetry(float(result.loss_scale))
-        purities = {}
-        if telemetry is not None:
-            values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
-            purities["fork/purity"] = telemetry.purity_histogram.tolist()
-        values |= {"time/step": time.perf_counter() - waiting.began, "time/data": waiting.seconds}
-        values["memory/GB"] = _memory(batch)
-        recorder.log(state.step, values, purities)
-    every = config.training.map_every
-    if every and state.step % every == 0 and (conflict := state.fork.read_map(float(result.loss_scale))) is not None:
-        recorder.log_map(conflict_view(state.step, conflict, config.model.point_range))
-    recorder.advance(state.step)
-    return result
+def _recorder(config: Config, folder: RunFolder, state: TrainState) -> Recorder:
+    return Recorder(folder, state.step, config.training.steps, open_wandb(config, folder))
 
 
-def _losses_of_all(result: StepResult, state: TrainState) -> dict[str, float]:
-    """Return the losses of the whole batch: on several ranks, the mean of theirs."""
-    losses = {task: loss.detach() for task, loss in result.losses.as_dict().items()}
-    if state.ranks.size == 1:
-        return {task: float(loss) for task, loss in losses.items()}
-    means = state.ranks.sum(torch.stack(list(losses.values()))) / state.ranks.size
-    return dict(zip(losses, means.tolist(), strict=True))
-
-
-def training_batches(
-    store: Store,
-    config: Config,
-    *,
-    start_step: int = 0,
-    total_steps: int | None = None,
-    workers: int | None = None,
-    team: Team = ALONE,
-) -> Iterator[Batch]:
-    """Yield the batches of a run, on the CPU.
-
-    Args:
-        store: the training data.
-        config: the run.
-        start_step: steps done.
-        total_steps: where to end; None takes the config's.
-        workers: loader processes; None takes the config's.
-        team: whose share of the batches to take; the batch of the config is that of all ranks.
-    """
-    return build_loader(
-        store,
-        global_batch_size=config.training.batch_size,
-        seed=config.seed,
-        workers=config.data.workers if workers is None else workers,
-        start_step=start_step,
-        rank=team.rank,
-        world_size=team.size,
-        total_steps=config.training.steps if total_steps is None else total_steps,
-        sampling=Sampling.of(config),
-        sweeps=config.data.sweeps,
-        objects=ObjectSampler.of(config),
-    )
-
-
-class _Waiting:
-    """Batches, and how long the loop waited for the last one.
-
-    Attributes:
-        began: when it asked.
-        seconds: that it waited.
-    """
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.began, self.seconds = time.perf_counter(), 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        self.began = time.perf_counter()
-        batch = next(self._batches)
-        self.seconds = time.perf_counter() - self.began
-        return batch
-
-
-@dataclass
-class _Stop:
-    requested: bool = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once.
-
-    A second SIGTERM is no impatience: a cluster sends it to every process, and the launcher hands its own on.
-    """
-    stop = _Stop()
-
-    def ask(number: int, _frame: object) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _introduction(
-    config: Config, store: Store, state: TrainState, checkpoint: Path | None, device: torch.device
-) -> str:
+def _introduction(config: Config, store: Store, state: TrainState, checkpoint: Path | None) -> str:
     weights = sum(weight.numel() for weight in state.model.parameters())
     start = "from the start" if checkpoint is None else f"on from step {state.step} ({checkpoint})"
-    return (
+    objects = ObjectSampler.of(config)
+    backend = state.model.backbone.backend
+    slow = state.device.type == "cuda" and backend == "torch" and config.model.backbone.backend == "auto"
+    line = (
         f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
-        f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {device},"
-        f" sparse backend {state.model.backbone.backend}"
+        f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {state.device},"
+        f" sparse backend {backend}{'; spconv is faster: pip install detection3d[gpu]' if slow else ''}"
     )
-
-
-def _memory(batch: Batch) -> float:
-    """Return the peak use in GB: of the GPU that the batch is on, else of the process."""
-    device = batch.labels.boxes.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    if objects is None:
+        return line
+    return f"{line}\nobjects of other frames come from {objects.database.root}: {objects.describe()}"

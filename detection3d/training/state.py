@@ -1,6 +1,7 @@
 """All that changes while training, in one place, so that a checkpoint can hold every bit of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from detection3d.model.heads import TASKS
 from detection3d.multitask import Method, Ranks, TaskFork
 from detection3d.multitask.ranks import current_ranks
 from detection3d.training.average import WeightAverage
+from detection3d.training.freezing import freeze, refuse_methods_without_effect
+from detection3d.training.leaving_out import Buffers
 from detection3d.training.method import build_method
-from detection3d.training.optimizer import Optimization, build_optimization
+from detection3d.training.optimizer import Optimization, build_optimization, continue_from
 
 
 @dataclass
@@ -26,7 +29,8 @@ class TrainState:
         average: exponential moving average of weights and statistics; None where the config switches it off.
         optimization: optimiser and schedule.
         scaler: of the loss; does nothing unless something runs in float16.
-        step: optimiser steps done.
+        skipped: int64 [2], on the device: steps that were left out, and how many in a row; see `leaving_out`.
+        step: optimiser steps done, those left out included: schedule and data depend on it alone.
         parallel: the model as it trains with those of other ranks; None on one rank. See `training.distributed`.
     """
 
@@ -34,12 +38,18 @@ class TrainState:
     average: WeightAverage | None
     optimization: Optimization
     scaler: torch.amp.GradScaler
+    skipped: torch.Tensor
     step: int = 0
     parallel: DistributedDataParallel | None = None
 
     def __post_init__(self) -> None:
         # A walk through all modules takes a millisecond or two, a step's kernels wait for it.
         self.parameters = tuple(self.model.parameters())
+
+    @cached_property
+    def buffers(self) -> Buffers:
+        """What a step changes in the model beside the weights; of the tensors that it has at its first step."""
+        return Buffers(self.model)
 
     @property
     def network(self) -> Detector | DistributedDataParallel:
@@ -69,20 +79,31 @@ class TrainState:
             "optimizer": self.optimization.optimizer.state_dict(),
             "schedule": self.optimization.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
             "generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what `capture` returned."""
+    def restore(self, checkpoint: dict[str, Any], *, new_settings: bool = False) -> None:
+        """Take over what `capture` returned.
+
+        Args:
+            checkpoint: that, and the step.
+            new_settings: keep the optimiser's settings and the schedule of this state's config, which may have changed.
+        """
         self.step = checkpoint["step"]
         self.model.load_state_dict(checkpoint["model"])
         if self.average is not None and checkpoint["average"] is not None:
             self.average.load_state_dict(checkpoint["average"])
-        self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.optimization.schedule.load_state_dict(checkpoint["schedule"])
+        if new_settings:
+            continue_from(self.optimization, checkpoint["optimizer"], self.step)
+        else:
+            self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.optimization.schedule.load_state_dict(checkpoint["schedule"])
         if checkpoint["scaler"]:  # empty after steps on a device that needs no scaler
             self.scaler.load_state_dict(checkpoint["scaler"])
+        if "skipped" in checkpoint:  # checkpoints before steps were left out lack it
+            self.skipped = checkpoint["skipped"].to(self.device)
         torch.set_rng_state(checkpoint["generator"])
         if self.device.type == "cuda" and checkpoint["cuda_generator"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_generator"], self.device)
@@ -104,6 +125,12 @@ def build_detector(config: Config, device: torch.device) -> Detector:
         return Detector(config, fork, device).to(device)
 
 
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return f" (torch {torch.__version__} is a build without CUDA)"
+    return "" if torch.cuda.is_available() else f" (torch {torch.__version__} sees no GPU here)"
+
+
 def build_state(config: Config, device: torch.device) -> TrainState:
     """Return the state before the first step.
 
@@ -112,14 +139,22 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     """
     precision = config.training.precision
     if device.type != "cuda" and precision != "float32":
-        raise UserError(f"training.precision={precision} needs a CUDA device, found {device}; use float32")
+        raise UserError(
+            f"training.precision={precision} needs a CUDA device, found {device}{_why_no_gpu()}; add"
+            " training.precision=float32 to train here, which is slow, or start it on a machine with a GPU"
+        )
     model = build_detector(config, device)
+    if config.training.freeze:
+        freeze(model, config.training.freeze)
+        refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
     average = WeightAverage(model, decay) if decay else None
     alone = current_ranks().size == 1  # graphs hold no collectives
-    if device.type == "cuda" and alone and config.training.cuda_graphs and not config.multitask.debug:
+    whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
+    if device.type == "cuda" and alone and config.training.cuda_graphs and whole:
         model.record_graphs(heads=type(model.fork.method).penalty is Method.penalty)
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)
-    return TrainState(model, average, build_optimization(model, config.training), scaler)
+    skipped = torch.zeros(2, dtype=torch.int64, device=device)
+    return TrainState(model, average, build_optimization(model, config.training), scaler, skipped)

@@ -49,7 +49,7 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
     if batch.objects is not None:
         objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
         points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
-    if step < config.training.steps - config.augmentation.off_for_last_steps:
+    if step < config.training.steps - config.augmentation.steps_without(config.training.steps):
         points, labels = augment(
             points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
         )

@@ -16,10 +16,10 @@ from detection3d.data.store import Store
 from detection3d.model.losses import compute_losses
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
-from detection3d.training import loop
+from detection3d.training import step
 from detection3d.training.distributed import count_objects, distribute
-from detection3d.training.loop import train_step
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step import train_step
 from detection3d.types.tensors import HeadOutputs, Targets, TaskLosses
 from tests.data.made_frames import write_store
 from tests.rank_group import RankGroup
@@ -77,7 +77,7 @@ def train_steps(rank: int | None, store: Path, overrides: tuple[str, ...], bucke
         frames = [frame for share in shares for frame in share] if alone else shares[rank]
         first = 10 * number + (len(shares[0]) if rank == 1 else 0)
         batch = collate(data, frames, range(first, first + len(frames)))
-        with mock.patch.object(loop, "compute_losses", losses_in_double):
+        with mock.patch.object(step, "compute_losses", losses_in_double):
             result = train_step(state, batch, config)
         norms.append(result.gradient_norm)
         losses.append(torch.stack(list(result.losses.as_dict().values())).detach())
@@ -130,6 +130,15 @@ def test_two_ranks_train_other_models_as_one(two_ranks: RankGroup, store: Path, 
     first, second = two_ranks.run(train_steps, store, overrides)
     assert differences(first["state"], second["state"]) == []
     torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"], **EXACT)
+    torch.testing.assert_close(first["state"], alone["state"], **EXACT)
+
+
+@pytest.mark.parametrize("frozen", ["[backbone, neck]", "[shared_norm, heads.box]"])
+def test_two_ranks_with_frozen_parts_train_as_one(two_ranks: RankGroup, store: Path, frozen: str) -> None:
+    overrides = ("multitask.method=graddrop", f"training.freeze={frozen}")
+    alone = train_steps(None, store, overrides)
+    first, second = two_ranks.run(train_steps, store, overrides)
+    assert differences(first["state"], second["state"]) == []
     torch.testing.assert_close(first["state"], alone["state"], **EXACT)
 
 

@@ -1,0 +1,83 @@
+"""One step of training: forward, one backward, step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detection3d.config import Config
+from detection3d.model.losses import compute_losses
+from detection3d.training.clock import Moment, StepTimes
+from detection3d.training.distributed import count_objects
+from detection3d.training.leaving_out import count_skipped, spoil_unless_finite, step_optimizer
+from detection3d.training.state import TrainState
+from detection3d.training.step_input import StepInput, step_input
+from detection3d.types.tensors import Batch, TaskLosses
+
+DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gives to the log, still on the device.
+
+    Attributes:
+        losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
+        gradient_norm: L2 norm of the gradient of all parameters before clipping; equal on all ranks.
+        left_out: bool scalar, whether the step changed nothing because a loss or a gradient of any rank was not finite;
+            equal on all ranks.
+        learning_rate: that the step was done with.
+        loss_scale: what the losses were multiplied with before the backward pass.
+        objects: int64 scalar, objects of this rank that losses were taken of.
+        times: of the step's parts.
+    """
+
+    losses: TaskLosses
+    gradient_norm: Tensor
+    left_out: Tensor
+    learning_rate: float
+    loss_scale: Tensor
+    objects: Tensor
+    times: StepTimes
+
+
+def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> StepResult:
+    """Do one optimiser step; one that is not finite counts as done, too, but changes nothing else.
+
+    Args:
+        state: changed in place.
+        batch: on the device; one that is not prepared yet is now.
+        config: the run.
+    """
+    start = Moment(state.device)
+    given = batch if isinstance(batch, StepInput) else step_input(batch, state.model, config, state.step)
+    targets = count_objects(given.targets, state.ranks)
+    state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
+    remembered = state.buffers.remember()
+    dtype = DENSE_DTYPES[config.training.precision]
+    with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        outputs = state.network(given.voxels, given.batch.sample_index)
+    losses = compute_losses(outputs, targets, config)
+    total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
+
+    forward = Moment(state.device)
+    optimizer = state.optimization.optimizer
+    learning_rate = state.optimization.schedule.get_last_lr()[0]
+    loss_scale = state.scaler.scale(torch.ones((), device=total.device))  # `get_scale` would wait for the device
+    state.scaler.scale(spoil_unless_finite(total)).backward()
+    backward = Moment(state.device)
+    state.fork.update(loss_scale)
+    state.scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
+    left_out = ~norm.isfinite()
+    state.buffers.bring_back(remembered, left_out)
+    step_optimizer(optimizer, left_out)  # not by the scaler, which would wait for the device and knows gradients alone
+    state.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    state.optimization.schedule.step()
+    if state.average is not None:
+        state.average.update(state.model, left_out)
+    state.skipped = count_skipped(state.skipped, left_out, loss_scale)
+    state.step += 1
+    times = StepTimes(start, forward, backward, Moment(state.device))
+    return StepResult(losses, norm, left_out, float(learning_rate), loss_scale, targets.valid.sum(), times)
