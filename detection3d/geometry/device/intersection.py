@@ -79,24 +79,24 @@ def _edges_inside(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
         enter is not below leave.
     """
     # Everything happens in A's frame: near its own centre, coordinates lose no digits to the distance from the origin.
+    # Both boxes go through each operation together, since it is their number that costs, not their size.
     turn = (b[:, 6] - a[:, 6])[:, None]
     centre = rotate(b[:, :2] - a[:, :2], -a[:, 6])[:, None]
-    half_a, half_b = 0.5 * a[:, None, 3:5], 0.5 * b[:, None, 3:5] + _HAIR
-    start_a, along_a = _edges(half_a)
-    start_b, along_b = _edges(half_b)
-    seen_start, seen_along = rotate(start_a - centre, -turn), rotate(along_a, -turn)  # A's edges in B's frame
-    start_b, along_b = rotate(start_b, turn) + centre, rotate(along_b, turn)
-    enter, leave = _interval(
-        torch.stack((seen_start, start_b)), torch.stack((seen_along, along_b)), torch.stack((half_b, half_a))
-    )
-    return torch.stack((start_a, start_b)), torch.stack((along_a, along_b)), enter, leave
+    half = torch.stack((0.5 * a[:, None, 3:5], 0.5 * b[:, None, 3:5] + _HAIR))
+    start, along = _edges(half)  # each box about its own centre
+    (start_a, start_b), along_a = start, along[0]
+    from_other = torch.stack((torch.stack((start_a - centre, start_b)), along))
+    (seen_a, turned_b), seen_along = rotate(from_other, torch.stack((-turn, turn)))  # along the other box's axes
+    start_b = turned_b + centre
+    enter, leave = _interval(torch.stack((seen_a, start_b)), seen_along, half.flip(0))
+    return torch.stack((start_a, start_b)), torch.stack((along_a, seen_along[1])), enter, leave
 
 
 def _edges(half_size: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and direction of the four edges of boxes at the origin, counter-clockwise; [P, 1, 2] to two [P, 4, 2]."""
+    """Start and direction of the four edges of boxes at the origin, counter-clockwise; [..., 1, 2] to [..., 4, 2]."""
     x, y = half_size.unbind(-1)
-    start = torch.stack((torch.cat((x, -x, -x, x), 1), torch.cat((y, y, -y, -y), 1)), dim=-1)
-    return start, start.roll(-1, dims=1) - start
+    start = torch.stack((torch.cat((x, -x, -x, x), -1), torch.cat((y, y, -y, -y), -1)), dim=-1)
+    return start, start.roll(-1, dims=-2) - start
 
 
 def _interval(start: Tensor, along: Tensor, half_size: Tensor) -> tuple[Tensor, Tensor]:
