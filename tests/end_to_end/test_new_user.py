@@ -60,7 +60,7 @@ def test_evaluating_refuses_what_it_cannot_use(tmp_path, capfd):
     for arguments, message in (
         (["nowhere"], "nowhere: no such run folder; it is what tools/train.py writes with --output"),
         ([str(tmp_path / "run")], "no checkpoint in"),
-        ([str(tmp_path / "run"), "--checkpoint", "a.pt"], "not a run folder, since it holds no config.yaml"),
+        ([str(tmp_path / "run"), "--checkpoint", "a.pt"], "a.pt: no such checkpoint; give last, best, or one of the files in"),
     ):
         assert run(evaluate.main, arguments) == 1
         assert message in capfd.readouterr().err
