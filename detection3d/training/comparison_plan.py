@@ -13,6 +13,7 @@ import yaml
 
 from detection3d.config import Config
 from detection3d.config_file import parse_config
+from detection3d.data.store import Store
 from detection3d.errors import UserError
 
 BASELINE = "sum"
@@ -27,7 +28,7 @@ _UNSEEN = ("workers", "checkpoint_every", "keep_checkpoints")  # settings that c
 # Settings that came later, each with the value that stands for what was before: results from then stay valid.
 _LATER: dict[str, dict[str, Any]] = {
     "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
-    "augmentation": {"objects": None, "off_for_last_steps": 0},
+    "augmentation": {"objects": None, "off_for_last_steps": 0, "off_for_last_share": 0.0},
 }
 
 
@@ -171,13 +172,16 @@ def make_plan(
         raise UserError(f"--seeds {seeds}: give 1 to {GRID_SEED}")
     if len(set(rates)) > 1 and not 1 <= grid_seeds <= GRID_SEED:
         raise UserError(f"--grid-seeds {grid_seeds}: give 1 to {GRID_SEED}, or a single one of --learning-rates")
+    for section in ("train", "validation"):
+        if getattr(config.data, section) is None:
+            raise UserError(f"data.{section} is not set: give the folder of a prepared store (data.{section}=FOLDER)")
+    if config.training.epochs:
+        assert config.data.train is not None
+        config = config.in_steps(len(Store.open(config.data.train).every(config.data.every)))
     if config.training.steps < 4:
         raise UserError(
             f"training.steps is {config.training.steps}; runs are evaluated at 3/4 of it, so give at least 4"
         )
-    for section in ("train", "validation"):
-        if getattr(config.data, section) is None:
-            raise UserError(f"data.{section} is not set: give the folder of a prepared store (data.{section}=FOLDER)")
     plan = ComparisonPlan(config, dict(parsed), tuple(sorted(set(rates))), seeds, grid_seeds, output)
     for name in plan.methods:
         plan.method_config(name, plan.rates[0], config.seed)  # a wrong setting is told before anything is trained

@@ -57,7 +57,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(given.voxels, given.batch.sample_index)
-    losses = compute_losses(outputs, targets, config.loss)
+    losses = compute_losses(outputs, targets, config)
     total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
 
     forward = Moment(state.device)
