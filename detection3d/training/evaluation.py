@@ -29,6 +29,7 @@ from detection3d.training.evaluated_data import config_hash, data_facts, data_ha
 from detection3d.training.inference import detect_store, load_detector
 from detection3d.training.recorder import read_metrics
 from detection3d.training.run_folder import RunFolder, describe_environment
+from detection3d.training.threads import threads_kept
 from detection3d.types.scene import Detections
 
 
@@ -47,6 +48,7 @@ class Evaluation:
     report: Path
 
 
+@threads_kept()
 def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | None, device: torch.device) -> Evaluation:
     """Evaluate a checkpoint on the config's validation data.
 
@@ -148,6 +150,7 @@ def write_evaluation(
     return Evaluation(metrics, folder, report)
 
 
+@threads_kept()
 def read_store_ground_truth(store: Store, frames: Sequence[int] | None = None) -> list[GroundTruth]:
     """Return every frame's ground truth, prepared by Waymo's rules; frames without labels are an error.
 

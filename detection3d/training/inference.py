@@ -21,6 +21,7 @@ from detection3d.training.checkpoint import fitting
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
 from detection3d.training.step import DENSE_DTYPES
+from detection3d.training.threads import threads_kept
 from detection3d.training.weights import read_weights
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import to_device
@@ -97,7 +98,9 @@ def detect_store(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             outputs = detect_in_views(detector, points, batch.size, config)
         for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
-            yield _flag_no_label_zone(found, store, numbers[done + frame])
+            with threads_kept():
+                flagged = _flag_no_label_zone(found, store, numbers[done + frame])
+            yield flagged
         done += batch.size
         progress(done)
 

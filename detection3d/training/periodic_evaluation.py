@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from detection3d.config import Config
@@ -23,6 +22,7 @@ from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import TrainState
 from detection3d.training.team import Team
+from detection3d.training.threads import threads_kept
 from detection3d.types.scene import Detections
 
 
@@ -64,11 +64,8 @@ class PeriodicEvaluation:
         Raises:
             UserError: a frame can't be read, or a detection is not finite.
         """
-        threads = torch.get_num_threads()
-        try:
+        with threads_kept():
             self._run(state)
-        finally:
-            torch.set_num_threads(threads)  # numba, which the metrics use, sets them anew; sums depend on them
 
     def _run(self, state: TrainState) -> None:
         assert self._evaluated is not None

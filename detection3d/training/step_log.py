@@ -1,6 +1,5 @@
 """What is logged of a run's steps: losses, gradients, conflict, times and memory."""
 
-import resource
 import time
 
 import torch
@@ -9,6 +8,7 @@ from detection3d.config import Config
 from detection3d.training.batches import Waiting
 from detection3d.training.clock import Stopwatch
 from detection3d.training.conflict_files import conflict_view
+from detection3d.training.memory import peak_memory
 from detection3d.training.recorder import Recorder, Silence
 from detection3d.training.state import TrainState
 from detection3d.training.step import StepResult
@@ -63,13 +63,6 @@ class StepLog:
         if conflict is not None:
             self._recorder.log_map(conflict_view(state.step, conflict, self._config.model.point_range))
         self._recorder.advance(state.step)
-
-
-def peak_memory(device: torch.device) -> float:
-    """Return the peak use in GB, of the GPU or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _of_all_ranks(result: StepResult, state: TrainState) -> dict[str, float]:
