@@ -24,11 +24,39 @@ EARLY = 0.75
 """Share of the schedule at which final runs are evaluated too."""
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
-_UNSEEN = ("workers", "checkpoint_every", "keep_checkpoints")  # settings that change no result
+# Settings that change no result.
+_UNSEEN = (
+    "workers",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_skipped_in_a_row",
+    "evaluate_every",
+    "evaluate_frames",
+    "best_metric",
+)
 # Settings that came later, each with the value that stands for what was before: results from then stay valid.
-_LATER: dict[str, dict[str, Any]] = {
-    "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
-    "augmentation": {"objects": None, "off_for_last_steps": 0, "off_for_last_share": 0.0},
+_LATER: dict[str, Any] = {
+    "augmentation.objects": None,
+    "augmentation.off_for_last_share": 0.0,
+    "augmentation.off_for_last_steps": 0,
+    "classes.*.quality_exponent": 0.0,
+    "data.every": 1,
+    "data.sampling": "uniform",
+    "data.sweeps": 1,
+    "decode.local_maxima": False,
+    "decode.views": ["identity"],
+    "loss.iou_weight": 0.0,
+    "loss.quality_weight": 1.0,
+    "loss.velocity_weight": 0.2,
+    "model.backbone.kind": "voxel",
+    "model.heads": {
+        "classification": ["heatmap"],
+        "box": ["offset", "height", "size"],
+        "orientation": ["heading"],
+    },
+    "training.cuda_graphs": False,
+    "training.epochs": 0.0,
+    "training.freeze": [],
 }
 
 
@@ -57,13 +85,11 @@ class Trial:
     @property
     def fingerprint(self) -> str:
         """Digest of all settings that the result depends on."""
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={"logging"})
         for section in ("data", "training"):
             tree[section] = {name: value for name, value in tree[section].items() if name not in _UNSEEN}
-        for section, later in _LATER.items():
-            tree[section] = {
-                name: value for name, value in tree[section].items() if name not in later or value != later[name]
-            }
+        for path, before in _LATER.items():
+            _forget(tree, path.split("."), before)
         return hashlib.sha256(json.dumps([tree, self.early], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -127,7 +153,7 @@ class ComparisonPlan:
 
     def method_config(self, method: str, rate: float, seed: int) -> Config:
         """Return the config with a method, a learning rate and a seed in place."""
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={"logging"})
         tree["seed"] = seed
         tree["multitask"]["method"] = self.methods[method]
         tree["training"]["learning_rate"] = rate
@@ -234,3 +260,15 @@ def _stop_early_too(config: Config) -> tuple[Config, int]:
     keep = (training.steps - early) // every + 2
     changed = training.model_copy(update={"checkpoint_every": every, "keep_checkpoints": keep})
     return config.model_copy(update={"training": changed}), early
+
+
+def _forget(node: Any, path: Sequence[str], value: Any) -> None:
+    """Take the entry at `path` out where it has the value; `*` stands for every entry of a list."""
+    name, *rest = path
+    if name == "*":
+        for item in node:
+            _forget(item, rest, value)
+    elif rest:
+        _forget(node[name], rest, value)
+    elif name in node and node[name] == value:
+        del node[name]
