@@ -10,7 +10,7 @@ from detection3d.errors import UserError
 
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it; a run that has saved may know better, see `training.stopping`
 UNHEARD = 141  # 128 + SIGPIPE
 
 
@@ -22,7 +22,8 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         arguments: the command line without the program's name; None takes `sys.argv`.
 
     Returns:
-        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C, 141 where stdout was closed. Set
+        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C, 75 where a cluster
+        stopped a training that has saved, 141 where stdout was closed. Set
         DETECTION3D_TRACEBACK=1 to see where an error came from.
     """
     try:
@@ -35,7 +36,7 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         return status
     except KeyboardInterrupt as error:
         _complain(str(error) or "interrupted; what was finished before is intact")
-        return INTERRUPTED
+        return getattr(error, "status", INTERRUPTED)
     except UserError as error:
         _complain(str(error))
     except ModuleNotFoundError as error:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detection3d.cli.run import run
+from detection3d.training.launch import end_with_launcher, is_launched, read_launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
+    if is_launched():
+        end_with_launcher()  # before anything that takes time
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,13 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     config = load_config(options.config, options.overrides)  # before torch, so that a misspelt key is told at once
 
+    launch = read_launch()
+
     from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem
-    device = choose_device(options.device)
-    with joined_team(device) as team:
+    device = choose_device(options.device, launch)
+    with joined_team(launch, device) as team:
         train(config, output, device, team)
     return 0
 

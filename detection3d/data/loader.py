@@ -2,7 +2,8 @@
 
 The samples of a training run form one endless sequence, which `detection3d.data.sampling` fixes, and step s takes those
 from `s * global_batch_size`. So no sample is dropped (a batch may span two epochs), and the batch of a step is the same
-after a resume, with any number of workers, and on any number of ranks: rank r takes the r-th of equal shares, in order.
+after a resume, with any number of workers, and on any number of ranks: rank r of R takes those from B r / R up to
+B (r + 1) / R, so that shares differ by one sample at most.
 
 With accumulation, a micro-batch is a batch: divide `global_batch_size` and multiply the steps.
 """
@@ -10,6 +11,7 @@ With accumulation, a micro-batch is a batch: divide `global_batch_size` and mult
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +62,17 @@ def build_loader(
         objects: draws objects of other frames for the samples.
 
     Returns:
-        An iterator of `total_steps - start_step` batches with `global_batch_size / world_size` samples each.
+        An iterator of `total_steps - start_step` batches, each with this rank's share of `global_batch_size` samples.
 
     Raises:
-        UserError: the batch can't be shared equally, or the store is empty; while iterating, a frame can't be read or a
+        UserError: there are more ranks than samples, or the store is empty; while iterating, a frame can't be read or a
             worker was killed.
     """
-    if global_batch_size < 1 or global_batch_size % world_size:
-        raise UserError(f"a batch of {global_batch_size} samples can't be shared by {world_size} ranks; use a multiple")
+    if global_batch_size < world_size:
+        raise UserError(
+            f"training.batch_size is {global_batch_size}, so {world_size} ranks would not have a sample each; start at"
+            f" most {global_batch_size} ranks, or use a larger batch"
+        )
     order = FrameOrder(store, sampling, seed)
     batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps, objects)
     return _iterate(batches, range(start_step, total_steps), workers)
@@ -94,9 +99,14 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} samples; it needs at least 1")
-    start, stop = (len(store) * share // world_size for share in (rank, rank + 1))
-    batches = _EvaluationBatches(store, batch_size, start, stop, sweeps)
-    return _iterate(batches, range(-(-(stop - start) // batch_size)), workers)
+    share = share_of_rank(len(store), rank, world_size)
+    batches = _EvaluationBatches(store, batch_size, share.start, share.stop, sweeps)
+    return _iterate(batches, range(-(-len(share) // batch_size)), workers)
+
+
+def share_of_rank(count: int, rank: int, world_size: int) -> range:
+    """Return which of `count` things are a rank's: contiguous shares in order, that differ by one at most."""
+    return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
 class _TrainingBatches(Dataset):
@@ -115,14 +125,13 @@ class _TrainingBatches(Dataset):
         self._store = store
         self._order = order
         self._global_batch_size = global_batch_size
-        self._local_batch_size = global_batch_size // world_size
-        self._rank = rank
+        self._share = share_of_rank(global_batch_size, rank, world_size)
         self._sweeps = sweeps
         self._objects = objects
 
     def __getitem__(self, step: int) -> "Batch | UserError":
-        first = step * self._global_batch_size + self._rank * self._local_batch_size
-        samples = range(first, first + self._local_batch_size)
+        first = step * self._global_batch_size
+        samples = range(first + self._share.start, first + self._share.stop)
         frames = [self._order.frame(sample) for sample in samples]
         return _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
 
@@ -192,10 +201,26 @@ def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # the loader draws a seed for its workers, which must not move the global one
         )
-    for item in _told_of_killed_workers(iter(items)):
+    with _without_notices():
+        started = iter(items)
+    for item in _told_of_killed_workers(started):
         if isinstance(item.content, UserError):
             raise item.content
         yield item.content
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Start processes here that shall not hear of a cluster's wish to stop: unanswered, these signals would end them.
+
+    The mask is inherited by the fork server, the workers and torch's own helpers, which start by nothing of ours. It
+    leaves SIGTERM out, by which processes are ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _told_of_killed_workers(items: "Iterator[_Carrier]") -> "Iterator[_Carrier]":

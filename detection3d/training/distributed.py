@@ -1,9 +1,10 @@
-"""Training on several ranks, so that R ranks with B/R samples each do the steps of one rank with B samples.
+"""Training on several ranks, so that R ranks that share B samples do the steps of one rank with B samples.
 
 What makes them equal: batch normalisation and the fork take their statistics over all ranks; each rank's loss is the
 sum over its own samples, divided by the objects of all ranks and multiplied by the number of ranks; and
 DistributedDataParallel averages the gradients of these losses. So the gradients, their norm and the step are the same
-on every rank, and nothing else has to be exchanged.
+on every rank, and nothing else has to be exchanged. No mean over a rank's own samples is taken anywhere, so shares may
+be of different sizes.
 """
 
 from dataclasses import replace

@@ -1,10 +1,9 @@
 """The training loop: load, forward, one backward, step; and the bookkeeping around it."""
 
 import resource
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,9 @@ from detection3d.training.conflict_files import conflict_view
 from detection3d.training.distributed import count_objects, distribute
 from detection3d.training.non_finite import refuse_non_finite, refuse_non_finite_state
 from detection3d.training.recorder import Recorder, Silence
-from detection3d.training.run_folder import RunFolder, add_provenance, open_run
+from detection3d.training.run_folder import RunFolder, add_provenance, mark_stopped, open_run
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.stopping import Interrupted, StopRequest, stop_signals
 from detection3d.training.team import StopAgreement, Team
 from detection3d.types.tensors import Batch, BoxLabels, Points, TaskLosses, to_device
 
@@ -58,10 +58,6 @@ class StepResult:
     gradient_norm: Tensor
     learning_rate: float
     loss_scale: float
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and a checkpoint was written."""
 
 
 def train_step(state: TrainState, batch: Batch, config: Config) -> StepResult:
@@ -130,7 +126,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
 
     Raises:
         UserError: the data or the settings can't be used, or a loss is not finite.
-        Interrupted: Ctrl-C or SIGTERM reached a rank; a checkpoint was written first.
+        Interrupted: Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP reached a rank; a checkpoint was written first.
     """
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
@@ -139,12 +135,15 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
     objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     _refuse_other_settings(config, store, team)
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         stopped = _train(state, store, objects, config, output, device, team, stop)
+        if stopped is not None and team.first:
+            mark_stopped(RunFolder(output), state.step)
         # The launcher ends the others when one has ended, and the first one may still have been writing.
         team.wait()
     if stopped is not None:
-        raise Interrupted(f"stopped at step {state.step}, saved in {stopped}; run the same command to go on")
+        message = f"stopped at step {state.step}, saved in {stopped}; run the same command to go on"
+        raise Interrupted(message, stop.status)
 
 
 def _train(
@@ -155,14 +154,15 @@ def _train(
     output: Path,
     device: torch.device,
     team: Team,
-    stop: "_Stop",
+    stop: StopRequest,
 ) -> Path | None:
     """Train to the end, and return None; or until a rank is asked to stop, and return the checkpoint."""
     with ExitStack() as stack:
         folder = RunFolder(output)
         checkpoint = team.from_first(lambda: last_checkpoint(stack.enter_context(open_run(output, config)).checkpoints))
         if checkpoint is not None:
-            saved = load_checkpoint(checkpoint)
+            # Read by one rank for all: on a network file system another node may not see the newest file yet.
+            saved = team.from_first(lambda: load_checkpoint(checkpoint))
             refusal = "is not of this run's network and settings ({reason}); delete it to use the one before"
             with fitting(checkpoint, refusal):
                 state.restore(saved)
@@ -284,32 +284,6 @@ def _timed(batches: Iterator[Batch], device: torch.device) -> Iterator[tuple[Bat
         if batch is None:
             return
         yield to_device(batch, device), time.perf_counter() - started
-
-
-@dataclass
-class _Stop:
-    requested: bool = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn Ctrl-C and SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once.
-
-    A second SIGTERM is no impatience: a cluster sends it to every process, and the launcher hands its own on.
-    """
-    stop = _Stop()
-
-    def ask(number: int, _frame: object) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _introduction(

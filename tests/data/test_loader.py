@@ -185,10 +185,23 @@ def test_evaluation_reads_every_frame_once_in_order(store, world_size):
     assert all(batch.size == 2 for share in shares for batch in share[:-1])
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5])
+def test_shares_may_be_unequal_and_none_is_empty(store, world_size):
+    options = {"global_batch_size": 5, "seed": 1, "total_steps": 2}
+    whole = list(build_loader(store, **options))
+    shares = [list(build_loader(store, **options, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        sizes = [share[step].size for share in shares]
+        assert sum(sizes) == 5
+        assert max(sizes) - min(sizes) <= 1
+        assert [key for share in shares for key in share[step].keys] == list(batch.keys)
+        assert torch.equal(torch.cat([share[step].sample_index for share in shares]), batch.sample_index)
+
+
 def test_what_cannot_be_shared_is_refused(store):
-    with pytest.raises(UserError, match="a batch of 4 samples can't be shared by 3 ranks"):
-        build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=3)
-    with pytest.raises(UserError, match="a batch of 0 samples"):
+    with pytest.raises(UserError, match="batch_size is 4, so 5 ranks would not have a sample each; start at most 4"):
+        build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=5)
+    with pytest.raises(UserError, match="batch_size is 0"):
         build_loader(store, global_batch_size=0, seed=0, total_steps=1)
     with pytest.raises(UserError, match="a batch of 0 samples"):
         evaluation_batches(store, batch_size=0)

@@ -1,0 +1,60 @@
+"""torchrun starts the ranks again when one of them dies: the run goes on by itself, to the same bits."""
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.processes import (
+    assert_same_run,
+    rank_process,
+    start_ranks,
+    wait_for_step,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def static(nodes: int = 1, node: int = 0, port: int = 0) -> list[str]:
+    address = ["--master-addr", "127.0.0.1", "--master-port", str(port or free_port())]
+    return ["--nnodes", str(nodes), "--node-rank", str(node), *address]
+
+
+def elastic(nodes: str, port: int = 0, host: bool = True) -> list[str]:
+    where = ["--rdzv-endpoint", f"127.0.0.1:{port or free_port()}", "--rdzv-id", "test"]
+    conf = f"is_host={int(host)},last_call_timeout=2,join_timeout=60"
+    return ["--nnodes", nodes, "--rdzv-backend", "c10d", *where, "--rdzv-conf", conf, "--local-addr", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "victims"),
+    [
+        pytest.param("static", [0], id="static, rank 0"),
+        pytest.param("elastic", [1], id="elastic, rank 1"),
+        pytest.param("static", [1], id="static, rank 1", marks=pytest.mark.slow),
+        pytest.param("elastic", [0, 1], id="elastic, both in turn", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_rank_is_started_again(
+    kind: str, victims: list[int], script: Path, ranks_command: list[str], two_ranks_straight: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    rendezvous = static() if kind == "static" else elastic("1:4")
+    launcher = [*rendezvous, "--nproc-per-node", "2", "--max-restarts", str(len(victims)), "--monitor-interval", "0.1"]
+    command = [*ranks_command, "--output", str(run)]
+    with start_ranks(script, command, tmp_path, 4, 2.0, launcher) as process:
+        for number, rank in enumerate(victims):
+            wait_for_step(process, run, 4 + number)
+            os.kill(rank_process(process, rank), signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert output.count("training on from step 3") == len(victims)
+    assert_same_run(run, two_ranks_straight)
+    assert len(json.loads((run / "provenance.json").read_text())) == 1 + len(victims)
