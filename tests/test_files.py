@@ -47,7 +47,7 @@ def test_a_lock_held_here_is_refused_at_once(tmp_path):
 
 def test_the_lock_of_a_dead_machine_is_waited_for(tmp_path, capsys):
     path = tmp_path / "lock"
-    held, refused = ExitStack(), pytest.raises(UserError, match="busy .process 7 on node7 holds")
+    held, refused = ExitStack(), pytest.raises(UserError, match=r"busy \(process 7 on node7 holds")
     held.enter_context(locked(path, "busy"))
     path.write_text("node7 7\n")
     with refused, locked(path, "busy", patience=0.2):

@@ -171,6 +171,7 @@ class TrainingConfig(Section):
     tail: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps at the end that keep the lowest rate
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
+    sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none

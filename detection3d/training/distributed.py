@@ -20,7 +20,13 @@ from detection3d.types.tensors import Targets
 BUCKET_MB = 25.0  # DistributedDataParallel's own default
 
 
-def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGroup | None = None) -> None:
+def distribute(
+    state: TrainState,
+    bucket_mb: float = BUCKET_MB,
+    group: ProcessGroup | None = None,
+    *,
+    sync_norms: bool = True,
+) -> None:
     """Let a state train together with those of the other ranks; torch.distributed must be initialised on all of them.
 
     The names in checkpoints stay as they are, so a run may go on with another number of ranks. On one rank the steps
@@ -31,8 +37,12 @@ def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGr
             after one config or one checkpoint; weights and statistics become those of the first rank.
         bucket_mb: size of the pieces in which gradients are averaged while the backward pass goes on, MB.
         group: the ranks that train together, those of `state.fork` too; None is all of them.
+        sync_norms: whether batch normalisation takes its statistics over all ranks. Without, each rank normalises with
+            its own, which saves two collectives a layer: the ranks are no longer equal to one, and running statistics
+            are those of the rank that writes the checkpoint.
     """
-    synchronize_norms(state.model, group)
+    if sync_norms:
+        synchronize_norms(state.model, group)
     device = next(state.model.parameters()).device
     state.parallel = DistributedDataParallel(
         state.model,

@@ -168,7 +168,7 @@ def _train(
                 state.restore(saved)
         batches = training_batches(store, config, start_step=state.step, team=team)
         if team.size > 1:
-            distribute(state)
+            distribute(state, sync_norms=config.training.sync_batch_norm)
         if team.first:
             add_provenance(folder, config, device, state.step, team.size)
         recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
