@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from detection3d.errors import UserError
+from detection3d.training.launch import host_name, read_launch
 
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
@@ -80,4 +81,14 @@ _USUAL_ERRORS = {
 def _complain(message: str) -> None:
     if os.environ.get("DETECTION3D_TRACEBACK"):
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    # In one piece, as other ranks write to the same terminal.
+    sys.stderr.write(f"error: {_who()}{message}\n")
+
+
+def _who() -> str:
+    """Return who complains, where a launcher started several processes."""
+    try:
+        launch = read_launch()
+    except UserError:  # which is what this process ends with
+        return ""
+    return f"rank {launch.rank} of {launch.size} on {host_name()}: " if launch.size > 1 else ""

@@ -2,6 +2,7 @@
 
 On several GPUs: torchrun --standalone --nproc-per-node 8 tools/train.py CONFIG ...
 The config's batch is that of all ranks together, and so is its learning rate: the steps are those of one process.
+A cluster's SIGTERM, SIGUSR1 or SIGHUP saves and ends with status 75; `stopped` in the run's folder says so, too.
 """
 
 import argparse
@@ -34,12 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
+    from detection3d.training.rank_errors import kept_errors
+    from detection3d.training.stopping import Interrupted
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem
-    device = choose_device(options.device, launch)
-    with joined_team(launch, device) as team:
-        train(config, output, device, team)
+    try:
+        with kept_errors(launch, output):
+            device = choose_device(options.device, launch)
+            with joined_team(launch, device) as team:
+                train(config, output, device, team)
+    except Interrupted as stopped:
+        if launch.restarts_left == 0:
+            raise
+        # torchrun would take any other status for a failure, and start the ranks again that were just told to stop.
+        sys.stderr.write(f"{stopped}\n")
     return 0
 
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return _of_slurm(environment)
     return Launch()
+
+
+def host_name() -> str:
+    """Return the name of this node."""
+    return socket.gethostname()
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:

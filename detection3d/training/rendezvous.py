@@ -13,7 +13,6 @@ hands it out to living ranks only: each says hello with a word of its own, and i
 """
 
 import json
-import socket
 import sys
 import time
 import uuid
@@ -152,11 +151,6 @@ def refuse_mixture(cards: Mapping[int, Card]) -> str | None:
                 " version on all nodes"
             )
     return None
-
-
-def host_name() -> str:
-    """Return the name of this node."""
-    return socket.gethostname()
 
 
 def _name(card: Card) -> str:

@@ -16,9 +16,9 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from detection3d.errors import UserError
-from detection3d.training.launch import Launch
+from detection3d.training.launch import Launch, host_name
 from detection3d.training.lost_rank import explain_lost_rank, first_line
-from detection3d.training.rendezvous import Card, host_name, meet
+from detection3d.training.rendezvous import Card, meet
 
 Value = TypeVar("Value")
 
@@ -126,7 +126,6 @@ def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    who = f"rank {launch.rank} of {launch.size} on {host_name()}"
     try:
         store = meet(_store(launch), _card(launch, device), PATIENCE)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -134,13 +133,13 @@ def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         assert isinstance(control, dist.ProcessGroup)  # else this rank would not be in it
     except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors
-        raise UserError(_could_not_join(error, launch, who)) from error
+        raise UserError(_could_not_join(error, launch)) from error
     try:
         yield Team(launch.rank, launch.size, control)
     except RuntimeError as error:
         if (explanation := explain_lost_rank(error, PATIENCE)) is None:
             raise
-        raise UserError(f"{who}: {explanation}") from error
+        raise UserError(explanation) from error
     dist.destroy_process_group()  # not after an error: NCCL would wait for a collective that can't end
 
 
@@ -165,15 +164,15 @@ def _card(launch: Launch, device: torch.device) -> Card:
     return Card(launch.rank, launch.size, host_name(), device.type, gpu, torch.__version__.partition("+")[0])
 
 
-def _could_not_join(error: RuntimeError, launch: Launch, who: str) -> str:
+def _could_not_join(error: RuntimeError, launch: Launch) -> str:
     where = f"{launch.address}:{launch.port}"
     if "EADDRINUSE" in str(error) or f"errno: {errno.EADDRINUSE}" in str(error):
         return (
-            f"{who}: port {launch.port} is in use, by another run perhaps; choose another (torchrun --master-port or"
+            f"port {launch.port} is in use, by another run perhaps; choose another (torchrun --master-port or"
             " --rdzv-endpoint, or MASTER_PORT)"
         )
     return (
-        f"{who} could not join the others at {where} ({first_line(error)}); check that rank 0 runs and that the nodes"
+        f"could not join the others at {where} ({first_line(error)}); check that rank 0 runs and that the nodes"
         " reach each other. Where a node has several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the"
         " interface that does"
     )

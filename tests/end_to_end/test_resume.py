@@ -41,6 +41,7 @@ def assert_goes_on_to_the_same_bits(command: list[str], run: Path, straight: Pat
     assert int(ours["model"]["fork.step"]) == 6
     assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5, 6]
     assert logged(run) == logged(straight)
+    assert not (run / "stopped").exists()
     starts = json.loads((run / "provenance.json").read_text())
     assert len(starts) == 2
 
@@ -78,20 +79,23 @@ def test_kill_9_before_the_first_checkpoint(command, straight, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)]
+)
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_path, number, status):
     run = tmp_path / "run"
     command = [*command, "--output", str(run)]
     with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
         wait_for_step(process, run, 4)
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == status
     path = last_checkpoint(run / "checkpoints")
     # The signal meets step 4 just after it was logged, or step 5.
     step = int(path.stem.removeprefix("step_"))
     assert step in (4, 5)
     assert errors == f"error: stopped at step {step}, saved in {path}; run the same command to go on\n"
+    assert (run / "stopped").read_text() == f"stopped at step {step}; run the same command to go on\n"
     assert_goes_on_to_the_same_bits(command, run, straight)
 
 
@@ -104,15 +108,16 @@ def test_two_loader_processes_give_the_same_bits(command, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_stops_every_process_of_a_training_loses_no_step(command, straight, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_cluster_that_stops_every_process_of_a_training_loses_no_step(command, straight, tmp_path, number):
     run = tmp_path / "run"
     command = [*command, "data.workers=2", "--output", str(run)]
     with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
         wait_for_step(process, run, 4)
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
         started = time.monotonic()
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 75
     assert "run the same command to go on" in errors
     assert time.monotonic() - started < 15, "the workers are ended, not waited for"
     assert group_ends(process.pid, seconds=10)
