@@ -12,8 +12,9 @@ from detection3d.config import Config
 from detection3d.data.store import Store
 from detection3d.model.heads import TASKS
 from detection3d.multitask import Method, Sum, TaskFork
-from detection3d.training.loop import train_step, training_batches
+from detection3d.training.batches import training_batches
 from detection3d.training.state import build_state
+from detection3d.training.step import train_step
 from detection3d.types.tensors import Batch, to_device
 
 

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     parser.add_argument("run", type=Path, help="the folder that tools/train.py wrote")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.validation=FOLDER")
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint file (default: the run's last)")
+    parser.add_argument("--checkpoint", default="last", help="last, best or a file (default: last)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/evaluation/STEP)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     options = parser.parse_intermixed_args(arguments)  # settings may also follow an option
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detection3d.training.evaluation import evaluate_run
     from detection3d.training.inference import load_run_config
 
-    checkpoint = options.checkpoint or find_checkpoint(options.run)
+    checkpoint = find_checkpoint(options.run, options.checkpoint)
     config = load_run_config(options.run, options.overrides)
     result = evaluate_run(options.run, config, checkpoint, options.output, choose_device(options.device))
     print_metrics(result.metrics)

@@ -11,7 +11,7 @@ from detection3d.training.launch import host_name, read_launch
 
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it; a run that has saved may know better, see `training.stopping`
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it; a run that has saved may know better, see `training.stop`
 UNHEARD = 141  # 128 + SIGPIPE
 
 

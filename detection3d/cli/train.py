@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
     from detection3d.training.rank_errors import kept_errors
-    from detection3d.training.stopping import Interrupted
+    from detection3d.training.stop import Interrupted
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem

@@ -177,6 +177,13 @@ class TrainingConfig(Section):
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
     keep_checkpoints: PositiveInt = 2
+    # Steps whose loss or gradient is not finite are left out; more of them in a row end the run. A bad frame spoils one
+    # step and the order is random, so a row of four has its cause in the weights or in all of the data.
+    max_skipped_in_a_row: NonNegativeInt = 3
+    evaluate_every: NonNegativeInt = 0  # steps between evaluations on data.validation, and at the end; 0 makes none
+    evaluate_frames: NonNegativeInt = 0  # of data.validation, evenly spaced; 0 takes all
+    # Of the means in metrics.json: the checkpoint in which it is highest is kept beside the last ones.
+    best_metric: Literal["LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH"] = "LEVEL_2/APH"
 
     @model_validator(mode="after")
     def _cycle_has_a_way_down(self) -> "TrainingConfig":
@@ -228,6 +235,15 @@ class Config(Section):
                 raise ValueError(
                     f"{name}.off_for_last_steps is {steps}, more than the {self.training.steps} training.steps"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_have_data(self) -> "Config":
+        if self.training.evaluate_every and self.data.validation is None:
+            raise ValueError(
+                f"training.evaluate_every is {self.training.evaluate_every}, but data.validation is not set; give the"
+                " folder of a prepared store, or 0"
+            )
         return self
 
     @model_validator(mode="after")

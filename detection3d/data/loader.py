@@ -10,7 +10,7 @@ With accumulation, a micro-batch is a batch: divide `global_batch_size` and mult
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +79,16 @@ def build_loader(
 
 
 def evaluation_batches(
-    store: Store, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1, sweeps: int = 1
+    store: Store,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    sweeps: int = 1,
+    frames: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Yield every frame once, in the store's order; `sample_index` is the frame's number.
+    """Yield every frame once, in order; `sample_index` is the frame's number.
 
     Args:
         store: the prepared store.
@@ -90,6 +97,7 @@ def evaluation_batches(
         rank: of this process; ranks take contiguous shares that differ by one frame at most.
         world_size: number of ranks.
         sweeps: how many frames of a segment make up a sample.
+        frames: numbers of the wanted ones; None takes all.
 
     Returns:
         An iterator of batches; empty where there are fewer frames than ranks.
@@ -99,8 +107,9 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} samples; it needs at least 1")
-    share = share_of_rank(len(store), rank, world_size)
-    batches = _EvaluationBatches(store, batch_size, share.start, share.stop, sweeps)
+    numbers = range(len(store)) if frames is None else frames
+    share = share_of_rank(len(numbers), rank, world_size)
+    batches = _EvaluationBatches(store, batch_size, numbers[share.start : share.stop], sweeps)
     return _iterate(batches, range(-(-len(share) // batch_size)), workers)
 
 
@@ -139,23 +148,22 @@ class _TrainingBatches(Dataset):
 class _EvaluationBatches(Dataset):
     """Maps a batch's number to the batch."""
 
-    def __init__(self, store: Store, batch_size: int, start: int, stop: int, sweeps: int) -> None:
+    def __init__(self, store: Store, batch_size: int, frames: Sequence[int], sweeps: int) -> None:
         self._store = store
         self._batch_size = batch_size
-        self._start = start
-        self._stop = stop
+        self._frames = frames
         self._sweeps = sweeps
 
     def __getitem__(self, number: int) -> "Batch | UserError":
-        first = self._start + number * self._batch_size
-        frames = range(first, min(first + self._batch_size, self._stop))
+        first = number * self._batch_size
+        frames = self._frames[first : first + self._batch_size]
         return _read(self._store, list(frames), frames, self._sweeps)
 
 
 def _read(
     store: Store,
     frames: list[int],
-    samples: range,
+    samples: Sequence[int],
     sweeps: int,
     objects: ObjectSampler | None = None,
     *,

@@ -204,7 +204,7 @@ class TaskFork(nn.Module):
         self._measuring = self.telemetry_every > 0 and step % self.telemetry_every == 0
         self._mapping = self.map_every > 0 and step % self.map_every == 0
 
-    def update(self, loss_scale: float = 1.0) -> None:
+    def update(self, loss_scale: float | Tensor = 1.0) -> None:
         """Let the method learn from the step's backward passes; call it once, after the last of them.
 
         Nothing happens unless the method learns (GradNorm). On several ranks this is a collective of K numbers.
@@ -226,7 +226,7 @@ class TaskFork(nn.Module):
             self.method.learn(learning, losses, self.state.tensors())
         self._learning_probe.grad = None
 
-    def read_telemetry(self, loss_scale: float = 1.0) -> Telemetry | None:
+    def read_telemetry(self, loss_scale: float | Tensor = 1.0) -> Telemetry | None:
         """Return what was measured since the last reading, None if nothing was; waits for the device.
 
         Args:
@@ -236,9 +236,9 @@ class TaskFork(nn.Module):
         if numbers is None:
             return None
         self._telemetry_probe.grad = None
-        return read(numbers, self.tasks, loss_scale)
+        return read(numbers, self.tasks, float(loss_scale))
 
-    def read_map(self, loss_scale: float = 1.0) -> ConflictMap | None:
+    def read_map(self, loss_scale: float | Tensor = 1.0) -> ConflictMap | None:
         """Return the map measured since the last reading, None if none was; waits for the device.
 
         Args:
@@ -247,7 +247,7 @@ class TaskFork(nn.Module):
         if self._map_probe is None or self._map_probe.grad is None:
             return None
         numbers, self._map_probe.grad = self._map_probe.grad, None
-        return read_conflict_map(numbers, self._map_shape, loss_scale)
+        return read_conflict_map(numbers, self._map_shape, float(loss_scale))
 
     def extra_repr(self) -> str:
         """Name the tasks and the method when the model is printed."""

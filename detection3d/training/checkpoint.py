@@ -14,6 +14,7 @@ import torch
 
 from detection3d.errors import DataError, UserError
 from detection3d.files import remove_unfinished, replace_file
+from detection3d.training.best import find_best, read_best
 
 POINTER = "last"  # a text file that names the newest complete checkpoint
 NAME = re.compile(r"step_(\d{8})\.pt")
@@ -27,7 +28,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `step_XXXXXXXX.pt`, point `last` at it and remove the oldest ones.
+    """Write `step_XXXXXXXX.pt`, point `last` at it and remove the oldest ones but the best.
 
     The file is written beside its place, flushed to the disk and renamed, so that a checkpoint that is visible is
     whole. Whatever goes wrong, earlier checkpoints stay.
@@ -48,8 +49,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     remove_unfinished(folder)
     replace_file(path, buffer.getbuffer())
     replace_file(folder / POINTER, path.name.encode())
+    best = None if (found := read_best(folder)) is None else found.checkpoint
     for old in list_checkpoints(folder)[:-keep]:
-        if old != path:  # newer ones may stand here where the run was taken up from an earlier one
+        if old != path and old.name != best:  # newer ones may stand here where the run was taken up from an earlier one
             old.unlink()
     return path
 
@@ -84,18 +86,34 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def find_checkpoint(run: Path) -> Path:
-    """Return the run's last checkpoint.
+def find_checkpoint(run: Path, wanted: str = POINTER) -> Path:
+    """Return a checkpoint of a run.
+
+    Args:
+        run: its folder.
+        wanted: "last", "best", or a file.
 
     Raises:
         UserError: the folder is not a run, or has no checkpoint yet.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; it is what tools/train.py writes with --output")
+    if wanted == "best":
+        return find_best(run)
+    if wanted != POINTER:
+        return _file(Path(wanted), run)
     found = last_checkpoint(run / "checkpoints")
     if found is None:
         raise UserError(f"{run}: no checkpoint in {run / 'checkpoints'}; train first, or wait for the first one")
     return found
+
+
+def _file(path: Path, run: Path) -> Path:
+    """Return the file that is meant: where it says, or by that name among the run's checkpoints."""
+    for candidate in (path, run / "checkpoints" / path):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path}: no such checkpoint; give last, best, or one of the files in {run / 'checkpoints'}")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -28,6 +28,14 @@ _UNSEEN = ("workers", "checkpoint_every", "keep_checkpoints")  # settings that c
 _LATER: dict[str, dict[str, Any]] = {
     "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
     "augmentation": {"objects": None, "off_for_last_steps": 0},
+    "training": {
+        "sync_batch_norm": True,
+        "freeze": [],
+        "max_skipped_in_a_row": 3,
+        "evaluate_every": 0,
+        "evaluate_frames": 0,
+        "best_metric": "LEVEL_2/APH",
+    },
 }
 
 

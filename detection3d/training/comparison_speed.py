@@ -15,9 +15,10 @@ from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation.comparison import Speed
 from detection3d.files import replace_file
-from detection3d.training.loop import train_step, training_batches
+from detection3d.training.batches import training_batches
 from detection3d.training.run_folder import describe_environment
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step import train_step
 from detection3d.types.tensors import Batch, to_device
 
 WARM_UP = 3

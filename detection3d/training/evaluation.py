@@ -66,9 +66,51 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     truth = read_store_ground_truth(store)  # first, since frames without labels would waste the detection
     detector, step = load_detector(config, checkpoint, device)
     folder = output or run / "evaluation" / f"{step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
     with _progress(len(store)) as progress:
         detections = list(detect_store(detector, store, config, device, progress))
+    evaluated = EvaluatedFrames(store, range(len(store)), truth)
+    return write_evaluation(run, config, evaluated, detections, folder, checkpoint.name, step, device)
+
+
+@dataclass(frozen=True)
+class EvaluatedFrames:
+    """Frames of a store, with their ground truth.
+
+    Attributes:
+        store: the data.
+        frames: their numbers, ascending.
+        truth: of each of them.
+    """
+
+    store: Store
+    frames: Sequence[int]
+    truth: list[GroundTruth]
+
+
+def write_evaluation(
+    run: Path,
+    config: Config,
+    evaluated: EvaluatedFrames,
+    detections: Sequence[Detections],
+    folder: Path,
+    checkpoint: str,
+    step: int,
+    device: torch.device,
+) -> Evaluation:
+    """Evaluate detections and write everything that an evaluation leaves.
+
+    Args:
+        run: the run's folder, for the charts of its training.
+        config: of the evaluation.
+        evaluated: the frames.
+        detections: in each of them, in their order.
+        folder: where to write.
+        checkpoint: name of the checkpoint whose weights were used.
+        step: of the checkpoint.
+        device: where the detections were computed.
+    """
+    store, truth = evaluated.store, evaluated.truth
+    folder.mkdir(parents=True, exist_ok=True)
     # Before anything is replaced, so that a stop leaves the earlier results alone.
     metrics = evaluate(detections, truth)
     write_detections(folder / "detections.parquet", detections)
@@ -77,39 +119,47 @@ def evaluate_run(run: Path, config: Config, checkpoint: Path, output: Path | Non
     analysis = analyse(detections, truth, metrics)
     provenance = {
         "run": str(run),
-        "checkpoint": checkpoint.name,
+        "checkpoint": checkpoint,
         "step": step,
         "method": config.multitask.method.kind,
         "seed": config.seed,
         "config_sha256": config_hash(config),
         "data": str(config.data.validation),
         "data_sha256": data_hash(store),
-        "frames": len(store),
+        "frames": len(truth),
+        "frames_of_data": len(store),
         **environment,
     }
     write_metrics_json(folder, metrics, provenance, analysis.to_json())
+    facts = data_facts(store, config, truth)
+    if len(truth) < len(store):
+        facts = {"Share of the data": f"{len(truth):,} of {len(store):,} frames, evenly spaced", **facts}
     report = write_report(
         folder / "report.html",
         metrics,
-        _scenes(store, detections, analysis.shown),
+        _scenes(evaluated, detections, analysis.shown),
         title=f"{run.resolve().name}, step {step}",
         provenance={name: _plain(value) for name, value in provenance.items()},
         training_charts=training_charts(RunFolder(run).metrics),
         conflict=last_conflict(RunFolder(run).conflict, step),
         analysis=analysis,
-        facts=data_facts(store, config, truth),
+        facts=facts,
     )
     return Evaluation(metrics, folder, report)
 
 
-def read_store_ground_truth(store: Store) -> list[GroundTruth]:
+def read_store_ground_truth(store: Store, frames: Sequence[int] | None = None) -> list[GroundTruth]:
     """Return every frame's ground truth, prepared by Waymo's rules; frames without labels are an error.
+
+    Args:
+        store: the data.
+        frames: numbers of the wanted ones; None takes all.
 
     Raises:
         UserError: a frame has no labels.
     """
     truth = []
-    for index in range(len(store)):
+    for index in range(len(store)) if frames is None else frames:
         labels = store.labels(index)
         name, timestamp = store.key(index)
         if labels is None:
@@ -159,9 +209,12 @@ def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _scenes(store: Store, detections: Sequence[Detections], keys: Sequence[tuple[str, int]]) -> list[Scene]:
+def _scenes(
+    evaluated: EvaluatedFrames, detections: Sequence[Detections], keys: Sequence[tuple[str, int]]
+) -> list[Scene]:
     index = {item.key: place for place, item in enumerate(detections)}
-    return [scene_of_frame(store.frame(index[key]), detections[index[key]]) for key in keys]
+    places = [index[key] for key in keys]
+    return [scene_of_frame(evaluated.store.frame(evaluated.frames[place]), detections[place]) for place in places]
 
 
 def _plain(value: Any) -> str:

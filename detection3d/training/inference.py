@@ -1,6 +1,6 @@
 """A trained detector over a whole data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
 from detection3d.training.checkpoint import fitting, load_checkpoint
-from detection3d.training.loop import DENSE_DTYPES
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
+from detection3d.training.step import DENSE_DTYPES
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import to_device
 
@@ -66,8 +66,11 @@ def detect_store(
     config: Config,
     device: torch.device,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    frames: Sequence[int] | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[Detections]:
-    """Detect in every frame of a store, in its order.
+    """Detect in the frames of a store, in their order.
 
     Args:
         detector: in evaluation mode, on the device.
@@ -75,6 +78,8 @@ def detect_store(
         config: which points to use, and how to decode.
         device: where to compute.
         progress: called with the number of frames done.
+        frames: numbers of the wanted ones; None takes all.
+        batch_size: samples of a batch; None takes the config's.
 
     Yields:
         What was found in each frame; detections that hold a point of a no-label zone are flagged.
@@ -83,8 +88,13 @@ def detect_store(
     done = 0
     dtype = DENSE_DTYPES[config.training.precision] if device.type == "cuda" else torch.float32
     batches = evaluation_batches(
-        store, batch_size=config.training.batch_size, workers=config.data.workers, sweeps=config.data.sweeps
+        store,
+        batch_size=batch_size or config.training.batch_size,
+        workers=config.data.workers,
+        sweeps=config.data.sweeps,
+        frames=frames,
     )
+    numbers = range(len(store)) if frames is None else frames
     for host_batch in batches:
         batch = to_device(host_batch, device)
         points = unpack(
@@ -93,7 +103,7 @@ def detect_store(
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             outputs = detector(points, batch.size)
         for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
-            yield _flag_no_label_zone(found, store, done + frame)
+            yield _flag_no_label_zone(found, store, numbers[done + frame])
         done += batch.size
         progress(done)
 

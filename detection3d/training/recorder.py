@@ -84,11 +84,8 @@ class Recorder:
         histograms = {} if purities is None else purities
         line: dict[str, Any] = {name: _finite(value) for name, value in values.items()}
         line |= {name: [_finite(share) for share in shares] for name, shares in histograms.items()}
-        with _named(self._path):
-            self._file.write(json.dumps({"step": step, **line}) + "\n")
-            self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._write(step, line)
+        self._add_scalars(step, values)
         for name, shares in histograms.items():
             if all(map(math.isfinite, shares)):
                 _add_purity(self._board, name, shares, step)
@@ -98,6 +95,19 @@ class Recorder:
         else:
             self._console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Write what an evaluation gave: a line of its own beside that of the step.
+
+        Args:
+            step: steps done.
+            values: by name, such as evaluation/LEVEL_2/APH.
+        """
+        self._write(step, dict(values))
+        self._add_scalars(step, values)
+        shown = ("LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH")
+        means = [f"{name} {values[key]:.4f}" for name in shown if (key := f"evaluation/{name}") in values]
+        self.say(f"step {step}/{self._total}  evaluation: {'  '.join(means) or 'no ground truth'}")
+
     def log_map(self, view: ConflictView) -> None:
         """Write a map of the tasks' conflict to a file, and as a picture for TensorBoard."""
         save_conflict(self._conflict, view)
@@ -106,6 +116,15 @@ class Recorder:
     def say(self, message: str) -> None:
         """Print a line above the progress."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _write(self, step: int, line: Mapping[str, Any]) -> None:
+        with _named(self._path):
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            self._file.flush()
+
+    def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
 
 class Silence:
@@ -124,6 +143,9 @@ class Silence:
     def log(
         self, step: int, values: Mapping[str, float], purities: Mapping[str, Sequence[float]] | None = None
     ) -> None:
+        """Do nothing."""
+
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing."""
 
     def log_map(self, view: ConflictView) -> None:

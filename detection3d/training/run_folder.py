@@ -23,6 +23,9 @@ FREE = (
     "training.map_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.max_skipped_in_a_row",
+    "training.evaluate_",
+    "training.best_metric",
     "decode.",
 )
 LOCK = ".lock"
@@ -56,6 +59,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def non_finite(self) -> Path:
+        """Steps that were left out as not finite, with their frames; only there if some were."""
+        return self.root / "non_finite.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
@@ -74,6 +82,11 @@ class RunFolder:
     def stopped(self) -> Path:
         """Says at which step the run was told to stop; only there until it goes on. Batch scripts look for it."""
         return self.root / "stopped"
+
+    @property
+    def evaluation(self) -> Path:
+        """Evaluations, a folder for each step."""
+        return self.root / "evaluation"
 
     @property
     def checkpoints(self) -> Path:

@@ -26,7 +26,8 @@ class TrainState:
         average: exponential moving average of weights and statistics; None where the config switches it off.
         optimization: optimiser and schedule.
         scaler: of the loss; does nothing unless something runs in float16.
-        step: optimiser steps done.
+        skipped: int64 [2], on the device: steps that were left out, and how many in a row; see `leaving_out`.
+        step: optimiser steps done, those left out included: schedule and data depend on it alone.
         parallel: the model as it trains with those of other ranks; None on one rank. See `training.distributed`.
     """
 
@@ -34,6 +35,7 @@ class TrainState:
     average: AveragedModel | None
     optimization: Optimization
     scaler: torch.amp.GradScaler
+    skipped: torch.Tensor
     step: int = 0
     parallel: DistributedDataParallel | None = None
 
@@ -65,6 +67,7 @@ class TrainState:
             "optimizer": self.optimization.optimizer.state_dict(),
             "schedule": self.optimization.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
             "generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -79,6 +82,8 @@ class TrainState:
         self.optimization.schedule.load_state_dict(checkpoint["schedule"])
         if checkpoint["scaler"]:  # empty after steps on a device that needs no scaler
             self.scaler.load_state_dict(checkpoint["scaler"])
+        if "skipped" in checkpoint:  # checkpoints before steps were left out lack it
+            self.skipped = checkpoint["skipped"].to(self.device)
         torch.set_rng_state(checkpoint["generator"])
         if self.device.type == "cuda" and checkpoint["cuda_generator"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_generator"], self.device)
@@ -115,4 +120,5 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)
-    return TrainState(model, average, build_optimization(model, config.training), scaler)
+    skipped = torch.zeros(2, dtype=torch.int64, device=device)
+    return TrainState(model, average, build_optimization(model, config.training), scaler, skipped)

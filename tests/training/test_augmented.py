@@ -11,7 +11,8 @@ from detection3d.data.object_database import build_database
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.training.augmented import augmented_frames
-from detection3d.training.loop import network_input, training_batches
+from detection3d.training.batches import training_batches
+from detection3d.training.step import network_input
 from detection3d.types.scene import Frame
 from tests.data.made_frames import make_boxes, make_frame, write_store
 from tests.small_run import small_config

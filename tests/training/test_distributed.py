@@ -17,10 +17,11 @@ from detection3d.data.store import Store
 from detection3d.model.losses import compute_losses
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
-from detection3d.training import loop
+from detection3d.training import step
+from detection3d.training.batches import training_batches
 from detection3d.training.distributed import count_objects, distribute
-from detection3d.training.loop import train_step, training_batches
 from detection3d.training.state import TrainState, build_state
+from detection3d.training.step import train_step
 from detection3d.training.team import Team
 from detection3d.types.tensors import Batch, HeadOutputs, Targets, TaskLosses
 from tests.data.made_frames import write_store
@@ -93,7 +94,7 @@ def train_on(rank: int | None, batches: Iterable[Batch], store: Path, overrides:
         distribute(state, BUCKET_MB, sync_norms=config.training.sync_batch_norm)
     norms, losses, telemetry = [], [], []
     for batch in batches:
-        with mock.patch.multiple(loop, compute_losses=losses_in_double, count_objects=count_in_double):
+        with mock.patch.multiple(step, compute_losses=losses_in_double, count_objects=count_in_double):
             result = train_step(state, batch, config)
         norms.append(result.gradient_norm)
         losses.append(torch.stack(list(result.losses.as_dict().values())).detach())

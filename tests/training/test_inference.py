@@ -12,9 +12,10 @@ from detection3d.evaluation.files.objects import write_detections
 from detection3d.geometry.host.poses import pose_from_angles
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.inference import detect_store, load_detector, load_run_config
-from detection3d.training.loop import train, train_step
+from detection3d.training.loop import train
 from detection3d.training.run_folder import open_run
 from detection3d.training.state import build_detector
+from detection3d.training.step import train_step
 from tests.data.made_frames import write_store
 from tests.small_run import near_frame, small_config
 from tests.training.steps import CPU, batches, fresh_state

@@ -6,8 +6,8 @@ import torch
 from detection3d.errors import UserError
 from detection3d.model.heads import TASKS
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
-from detection3d.training.loop import train_step
 from detection3d.training.state import TrainState
+from detection3d.training.step import train_step
 from tests.small_run import small_config
 from tests.training.steps import CPU, batches, differences, fresh_state
 

@@ -28,7 +28,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass
-class StopRequest:
+class Stop:
     """Whether this process was asked to stop.
 
     Attributes:
@@ -46,13 +46,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
+def stop_signals() -> Iterator[Stop]:
     """Turn Ctrl-C and a cluster's notice into a wish to stop after the current step; a second Ctrl-C stops at once.
 
     A second notice is no impatience: a cluster sends it to every process, and the launcher hands its own on. SIGHUP
     stays ignored where it is, as under nohup.
     """
-    stop = StopRequest()
+    stop = Stop()
 
     def ask(number: int, _frame: object) -> None:
         if stop.requested and number == signal.SIGINT:
