@@ -37,7 +37,7 @@ def elastic(nodes: str, port: int = 0, host: bool = True) -> list[str]:
     ("kind", "victims"),
     [
         pytest.param("static", [0], id="static, rank 0"),
-        pytest.param("elastic", [1], id="elastic, rank 1"),
+        pytest.param("elastic", [1], id="elastic, rank 1", marks=pytest.mark.slow),
         pytest.param("static", [1], id="static, rank 1", marks=pytest.mark.slow),
         pytest.param("elastic", [0, 1], id="elastic, both in turn", marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detection3d.training.checkpoint import last_checkpoint
+from detection3d.training.launch import host_name
 from tests.end_to_end.processes import (
     WAITING,
     assert_same_run,
@@ -80,6 +81,25 @@ def test_a_signal_to_every_process_saves_too(
     assert_goes_on(script, command, run, two_ranks_straight)
 
 
+@pytest.mark.slow
+def test_ranks_that_were_told_to_stop_are_not_started_again(
+    script: Path, ranks_command: list[str], two_ranks_straight: Path, tmp_path: Path
+) -> None:
+    """torchrun takes every status but 0 for a failure, after which it starts the ranks again where it may."""
+    run = tmp_path / "run"
+    launcher = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "2")
+    command = [*ranks_command, "--output", str(run)]
+    with start_ranks(script, command, tmp_path, 2, 1.0, launcher) as process:
+        wait_for_step(process, run, 2)
+        os.kill(rank_process(process, 1), signal.SIGUSR1)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "training on from" not in output
+    assert "stopped at step" in errors
+    assert (run / "stopped").exists()
+    assert_goes_on(script, command, run, two_ranks_straight)
+
+
 def test_ranks_with_other_settings_are_refused(ranks_command: list[str], tmp_path: Path) -> None:
     script = tmp_path / "train_otherwise.py"
     otherwise = "if os.environ['RANK'] == '1':\n    sys.argv.append('training.learning_rate=0.02')\n"
@@ -87,7 +107,8 @@ def test_ranks_with_other_settings_are_refused(ranks_command: list[str], tmp_pat
     process = start_ranks(script, [*ranks_command, "--output", str(tmp_path / "run")], tmp_path)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "rank 1 was started with other settings than rank 0 (training)" in errors
+    said = f"error: rank 1 of 2 on {host_name()}: rank 1 was started with other settings than rank 0 (training)"
+    assert said in errors
 
 
 def test_a_killed_rank_ends_the_run_which_goes_on_later(
@@ -103,6 +124,9 @@ def test_a_killed_rank_ends_the_run_which_goes_on_later(
     assert time.monotonic() - killed < 60
     assert process.returncode != 0
     assert "SIGKILL" in errors, "the launcher names the cause"
+    # The other rank hears of it at once, unless the launcher is quicker.
+    log = run / "errors" / "rank_0.log"
+    assert not log.exists() or "another rank has ended" in log.read_text()
     assert group_ends(process.pid, 10)
     assert_goes_on(script, command, run, two_ranks_straight)
 
