@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detection3d.cli.run import run
-from detection3d.training.launch import end_with_launcher, is_launched, read_launch
+from detection3d.training.launch import end_with_launcher, read_launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
-    if is_launched():
-        end_with_launcher()  # before anything that takes time
+    end_with_launcher()  # before anything that takes time
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -67,19 +67,23 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether this process should end with the one that started it."""
-    return "TORCHELASTIC_RUN_ID" in environment or read_launch(environment).size > 1
+def end_with_launcher(environment: Mapping[str, str] = os.environ) -> None:
+    """Have the system end this process when its parent ends, if that is a launcher: ranks have sessions of their own.
 
+    The rank is asked to stop, and takes the others along with a checkpoint. Where other nodes' launchers can start
+    ranks again it is killed: they would take ranks that have stopped for ranks that are done.
 
-def end_with_launcher() -> None:
-    """Have the system ask this process to stop when its parent ends: launchers start ranks in sessions of their own."""
-    if sys.platform != "linux":
+    Raises:
+        UserError: the environment makes no sense.
+    """
+    launch = read_launch(environment)
+    if sys.platform != "linux" or ("TORCHELASTIC_RUN_ID" not in environment and launch.size == 1):
         return
+    number = signal.SIGKILL if launch.restarts_left else signal.SIGTERM
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, number)
     if os.getppid() != parent:  # it ended just before, so no signal will come
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Launch:
@@ -91,6 +95,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Launch:
     if not 0 <= rank < size:
         raise UserError(f"RANK is {rank} and WORLD_SIZE {size}: ranks count from 0 to WORLD_SIZE - 1")
     restarts = _number(environment, "TORCHELASTIC_MAX_RESTARTS", 0)
+    restarts -= _number(environment, "TORCHELASTIC_RESTART_COUNT", 0)
     return Launch(
         rank,
         size,
@@ -100,7 +105,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Launch:
         _number(environment, "MASTER_PORT"),
         environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         environment.get("TORCHELASTIC_RUN_ID", ""),
-        restarts - _number(environment, "TORCHELASTIC_RESTART_COUNT", 0),
+        restarts,
     )
 
 

@@ -4,10 +4,13 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from detection3d.training.recorder import read_metrics
 from tests.end_to_end.processes import (
     assert_same_run,
     rank_process,
@@ -58,3 +61,42 @@ def test_a_killed_rank_is_started_again(
     assert output.count("training on from step 3") == len(victims)
     assert_same_run(run, two_ranks_straight)
     assert len(json.loads((run / "provenance.json").read_text())) == 1 + len(victims)
+
+
+@pytest.mark.slow
+def test_nodes_may_come_and_go(script: Path, ranks_command: list[str], tmp_path: Path) -> None:
+    """Two launchers with a rank each. One is lost, and the other goes on alone; another comes, and both go on."""
+    run, port = tmp_path / "run", free_port()
+    command = [*ranks_command, "training.steps=16", "training.checkpoint_every=2", "--output", str(run)]
+
+    def start(host: bool) -> subprocess.Popen[str]:
+        launcher = [*elastic("1:2", port, host), "--nproc-per-node", "1", "--max-restarts", "5"]
+        return start_ranks(script, command, tmp_path, 1, 1.5, [*launcher, "--monitor-interval", "0.1"])
+
+    with start(host=True) as first:
+        with start(host=False) as second:
+            wait_for_ranks(first, run, [2])
+            step = len(read_metrics(run / "metrics.jsonl"))
+            wait_for_step(first, run, step + 2)
+            second.kill()
+        wait_for_ranks(first, run, [2, 1])
+        with start(host=False) as third:
+            wait_for_ranks(first, run, [2, 1, 2])
+            _, errors = first.communicate(timeout=120)
+            assert first.returncode == 0, errors
+            third.communicate(timeout=60)
+    assert [row["step"] for row in logged(run)] == list(range(1, 17))
+    assert final_state(run, 16)["step"] == 16
+
+
+def wait_for_ranks(process: subprocess.Popen[str], run: Path, wanted: list[int]) -> None:
+    """Wait until the run was last started by these numbers of ranks, the same number in a row counting once."""
+    deadline = time.monotonic() + 120
+    found: list[int] = []
+    while found[-len(wanted) :] != wanted:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"starts on {found} ranks"
+        time.sleep(0.2)
+        if (run / "provenance.json").exists():
+            starts = [start["ranks"] for start in json.loads((run / "provenance.json").read_text())]
+            found = [ranks for ranks, before in zip(starts, [0, *starts], strict=False) if ranks != before]
