@@ -13,6 +13,8 @@ import pytest
 from detection3d.training.recorder import read_metrics
 from tests.end_to_end.processes import (
     assert_same_run,
+    final_state,
+    logged,
     rank_process,
     start_ranks,
     wait_for_step,
