@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -56,11 +57,21 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
     except RuntimeError as error:
         if type(error).__name__ != _OUT_OF_MEMORY:
             raise
-        reason = str(error).split(". ")[0]
-        _complain(
-            f"{reason}; use a smaller training.batch_size, or end what else runs on the GPU. Checkpoints are intact"
-        )
+        _complain(_out_of_memory(str(error)))
     return 1
+
+
+def _out_of_memory(message: str) -> str:
+    """Return what torch's message tells, and what needs less; what is needed and free only where torch says it."""
+    reason = message.split(". ")[0]
+    needed = re.search(r"Tried to allocate ([\d.]+ [KMG]iB)", message)
+    free = re.search(r"total capacity of ([\d.]+ [KMG]iB) of which ([\d.]+ [KMG]iB) is free", message)
+    if needed and free:
+        reason += f" ({needed[1]} more were needed, {free[2]} of {free[1]} are free)"
+    return (
+        f"{reason}; lower training.batch_size or data.sweeps, set training.precision=bfloat16, share the batch among"
+        " more GPUs by torchrun, or end what else runs on the GPU. Checkpoints are intact"
+    )
 
 
 _USUAL_ERRORS = {

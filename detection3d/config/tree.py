@@ -173,6 +173,7 @@ class TrainingConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
     sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
+    freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
@@ -195,6 +196,12 @@ class TrainingConfig(Section):
         return self
 
 
+class LoggingConfig(Section):
+    """Where the numbers of a run go beside metrics.jsonl and TensorBoard."""
+
+    wandb: str | None = None  # project of Weights & Biases; needs the extra "wandb"
+
+
 class DecodeConfig(Section):
     """From the heads' maps to boxes."""
 
@@ -215,6 +222,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig
     decode: DecodeConfig = DecodeConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _classes_are_apart(self) -> "Config":

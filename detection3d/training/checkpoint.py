@@ -16,6 +16,7 @@ from detection3d.errors import DataError, UserError
 from detection3d.files import remove_unfinished, replace_file
 from detection3d.training.best import find_best, read_best
 
+EXPORTED = "model.safetensors"  # in the folder of an exported model
 POINTER = "last"  # a text file that names the newest complete checkpoint
 NAME = re.compile(r"step_(\d{8})\.pt")
 SCHEMA = 1
@@ -91,13 +92,15 @@ def find_checkpoint(run: Path, wanted: str = POINTER) -> Path:
 
     Args:
         run: its folder.
-        wanted: "last", "best", or a file.
+        wanted: "last", "best", or a file; an exported model has one alone.
 
     Raises:
         UserError: the folder is not a run, or has no checkpoint yet.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; it is what tools/train.py writes with --output")
+    if (run / EXPORTED).is_file() and wanted in (POINTER, "best"):
+        return run / EXPORTED  # the one there is
     if wanted == "best":
         return find_best(run)
     if wanted != POINTER:

@@ -16,14 +16,13 @@ from detection3d.errors import UserError
 from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
-from detection3d.training.checkpoint import fitting, load_checkpoint
+from detection3d.training.checkpoint import fitting
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
 from detection3d.training.step import DENSE_DTYPES
+from detection3d.training.weights import read_weights
 from detection3d.types.scene import Detections
 from detection3d.types.tensors import to_device
-
-AVERAGE_PREFIX = "module."  # AveragedModel's name for the model in it
 
 
 def load_run_config(run: Path, overrides: list[str]) -> Config:
@@ -39,24 +38,18 @@ def load_run_config(run: Path, overrides: list[str]) -> Config:
 
 
 def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:
-    """Return the detector of a checkpoint, in evaluation mode, and its step.
+    """Return the detector of a checkpoint or an exported model, in evaluation mode, and its step.
 
     The averaged weights are taken where the run keeps them.
 
     Raises:
         DataError: the checkpoint is damaged or belongs to another network.
     """
-    saved = load_checkpoint(checkpoint)
-    weights = saved["model"]
-    if saved["average"] is not None:
-        averaged = saved["average"].items()
-        weights = {
-            name.removeprefix(AVERAGE_PREFIX): value for name, value in averaged if name.startswith(AVERAGE_PREFIX)
-        }
+    weights = read_weights(checkpoint)
     detector = build_detector(config, device)
     with fitting(checkpoint, "the weights do not fit the network of this config ({reason})"):
-        detector.load_state_dict(weights)
-    return detector.eval(), saved["step"]
+        detector.load_state_dict(weights.tensors)
+    return detector.eval(), weights.step
 
 
 @torch.no_grad()

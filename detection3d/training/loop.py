@@ -1,4 +1,4 @@
-"""The training loop: load, step, log, save; and where it goes on after a stop."""
+"""The training loop: load, step, log, evaluate, save; until the last step or a wish to stop."""
 
 import time
 from contextlib import ExitStack
@@ -11,28 +11,27 @@ from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.training.batches import ALONE, timed, training_batches
-from detection3d.training.checkpoint import (
-    checkpoint_path,
-    fitting,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from detection3d.training.beginning import begin
+from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
 from detection3d.training.distributed import distribute
 from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
 from detection3d.training.periodic_evaluation import PeriodicEvaluation
+from detection3d.training.profiling import StepProfile
 from detection3d.training.recorder import Recorder, Silence
-from detection3d.training.run_folder import RunFolder, add_provenance, mark_stopped, open_run
+from detection3d.training.run_folder import RunFolder, add_provenance, mark_stopped
+from detection3d.training.start import Start
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
 from detection3d.training.step_log import StepLog
 from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
+from detection3d.training.wandb_run import open_wandb
 
+PLAIN = Start()
 _OF_A_NODE = ("train", "validation", "workers")  # of the data: where they lie, and how many read them
 
 
-def train(config: Config, output: Path, device: torch.device, team: Team = ALONE) -> None:
+def train(config: Config, output: Path, device: torch.device, team: Team = ALONE, start: Start = PLAIN) -> None:
     """Train until the config's last step, going on from the last checkpoint in `output` if there is one.
 
     Args:
@@ -41,6 +40,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
         device: where to train.
         team: the ranks that train together, each of which calls this. The first one writes the log and the checkpoints,
             from which any number of ranks can go on.
+        start: what is special about this start.
 
     Raises:
         UserError: the data or the settings can't be used, or too many steps in a row are not finite.
@@ -50,11 +50,11 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
-    objects = ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
+    ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     _refuse_other_settings(config, store, team)
     with stop_signals() as stop:
-        stopped = _train(state, store, objects, config, output, device, team, stop)
+        stopped = _train(state, store, config, RunFolder(output), team, start, stop)
         if stopped is not None and team.first:
             mark_stopped(RunFolder(output), state.step)
         # The launcher ends the others when one has ended, and the first one may still have been writing.
@@ -65,56 +65,45 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
 
 
 def _train(
-    state: TrainState,
-    store: Store,
-    objects: ObjectSampler | None,
-    config: Config,
-    output: Path,
-    device: torch.device,
-    team: Team,
-    stop: Stop,
+    state: TrainState, store: Store, config: Config, folder: RunFolder, team: Team, start: Start, stop: Stop
 ) -> Path | None:
     """Train to the end, and return None; or until a rank is asked to stop, and return the checkpoint."""
+    training = config.training
     with ExitStack() as stack:
-        folder = RunFolder(output)
-        checkpoint = team.from_first(lambda: last_checkpoint(stack.enter_context(open_run(output, config)).checkpoints))
-        if checkpoint is not None:
-            # Read by one rank for all: on a network file system another node may not see the newest file yet.
-            saved = team.from_first(lambda: load_checkpoint(checkpoint))
-            refusal = "is not of this run's network and settings ({reason}); delete it to use the one before"
-            with fitting(checkpoint, refusal):
-                state.restore(saved)
-        batches = training_batches(store, config, start_step=state.step, team=team)
+        beginning = begin(state, config, folder, start, team, stack)
         if team.size > 1:
             distribute(state, sync_norms=config.training.sync_batch_norm)
         if team.first:
-            add_provenance(folder, config, device, state.step, team.size)
-        recorder = stack.enter_context(Recorder(folder, state.step, config.training.steps) if team.first else Silence())
-        skipped = SkippedSteps(folder.non_finite, state, config.training.max_skipped_in_a_row, team, recorder.say)
+            add_provenance(folder, config, state.device, state.step, team.size, beginning.changes)
+        recorder = stack.enter_context(_recorder(config, folder, state) if team.first else Silence())
+        for line in (_introduction(config, store, state, beginning.checkpoint), *beginning.notes):
+            recorder.say(line)
+        skipped = SkippedSteps(folder.non_finite, state, training.max_skipped_in_a_row, team, recorder.say)
         log = StepLog(config, recorder)
         evaluation = PeriodicEvaluation(config, folder, team, recorder)
+        tracing = StepProfile(start.profile, folder.profile, team.rank, state.device, recorder.say)
+        profile = stack.enter_context(tracing)
         agreement = StopAgreement(team)
-        recorder.say(_introduction(config, store, state, checkpoint, device))
-        if objects is not None:
-            recorder.say(f"objects of other frames come from {objects.database.root}: {objects.describe()}")
-        for batch, waited in timed(batches, device):
+        batches = training_batches(store, config, start_step=state.step, team=team)
+        for batch, waited in timed(batches, state.device):
+            profile.next()
             started = time.perf_counter()
             result = train_step(state, batch, config)
             log.add(result, state, waited, started)
             skipped.look(result, state, batch)
-            done = state.step == config.training.steps
+            done = state.step == training.steps
             stopping = agreement.reached(stop.requested) and not done
             evaluating = evaluation.due(state.step)
-            if done or stopping or evaluating or state.step % config.training.checkpoint_every == 0:
+            if done or stopping or evaluating or state.step % training.checkpoint_every == 0:
                 skipped.write()
                 refuse_non_finite_state(state)
                 if evaluating:
                     evaluation.run(state)  # first: a run that is killed meanwhile goes on from before and does it again
                 if team.first:
-                    save_checkpoint(folder.checkpoints, state.step, state.capture(), config.training.keep_checkpoints)
+                    save_checkpoint(folder.checkpoints, state.step, state.capture(), training.keep_checkpoints)
                 if stopping:
                     return checkpoint_path(folder.checkpoints, state.step)
-        recorder.say(f"trained {state.step} steps{describe_skipped(state)}; the run is in {output}")
+        recorder.say(f"trained {state.step} steps{describe_skipped(state)}; the run is in {folder.root}")
     return None
 
 
@@ -132,13 +121,21 @@ def _refuse_other_settings(config: Config, store: Store, team: Team) -> None:
         )
 
 
-def _introduction(
-    config: Config, store: Store, state: TrainState, checkpoint: Path | None, device: torch.device
-) -> str:
+def _recorder(config: Config, folder: RunFolder, state: TrainState) -> Recorder:
+    return Recorder(folder, state.step, config.training.steps, open_wandb(config, folder))
+
+
+def _introduction(config: Config, store: Store, state: TrainState, checkpoint: Path | None) -> str:
     weights = sum(weight.numel() for weight in state.model.parameters())
     start = "from the start" if checkpoint is None else f"on from step {state.step} ({checkpoint})"
-    return (
+    objects = ObjectSampler.of(config)
+    backend = state.model.backbone.backend
+    slow = state.device.type == "cuda" and backend == "torch" and config.model.backbone.backend == "auto"
+    line = (
         f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
-        f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {device},"
-        f" sparse backend {state.model.backbone.backend}"
+        f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {state.device},"
+        f" sparse backend {backend}{'; spconv is faster: pip install detection3d[gpu]' if slow else ''}"
     )
+    if objects is None:
+        return line
+    return f"{line}\nobjects of other frames come from {objects.database.root}: {objects.describe()}"

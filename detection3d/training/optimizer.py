@@ -1,6 +1,8 @@
 """AdamW with the one-cycle schedule, the recipe that voxel detectors are trained with."""
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
     warmup = config.warmup * (config.steps / cycle)
     # OneCycleLR divides by the steps up to the peak, warmup * cycle - 1, which is 0 for 10 steps at 0.1.
     warmup = max(warmup, SHORTEST_WARMUP / cycle) if cycle > 1 else config.warmup
-    on_cuda = decaying[0].is_cuda
+    on_cuda = next(model.parameters()).is_cuda
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(MOMENTUM[1], BETA2), fused=on_cuda)
     schedule = CycleWithTail(
         optimizer,
@@ -52,3 +54,19 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
         max_momentum=MOMENTUM[1],
     )
     return Optimization(optimizer, schedule)
+
+
+def continue_from(optimization: Optimization, saved: dict[str, Any], step: int) -> None:
+    """Take over the optimiser's moments, but not the settings that they were made with.
+
+    Args:
+        optimization: as the new settings make it.
+        saved: state dict of the optimiser that did the steps so far.
+        step: steps done; the schedule goes on from there.
+    """
+    optimizer, schedule = optimization.optimizer, optimization.schedule
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+    schedule.last_epoch = min(step, schedule.total_steps - 1) - 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of")  # of a schedule that goes before its optimiser
+        schedule.step()

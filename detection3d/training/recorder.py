@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, maps of conflict, TensorBoard and the terminal."""
+"""What a run tells while it goes: metrics.jsonl, maps of conflict, TensorBoard, W&B and the terminal."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from detection3d.evaluation.reporting.conflict_figures import ConflictView, conf
 from detection3d.files import replace_file
 from detection3d.training.conflict_files import forget_conflicts, save_conflict
 from detection3d.training.run_folder import RunFolder
+from detection3d.training.wandb_run import WandbRun
 
 
 class Recorder:
@@ -29,15 +30,17 @@ class Recorder:
         folder: the run's.
         first_step: steps done before; what an interrupted run logged after them is taken back.
         total_steps: of the whole run.
+        wandb: takes the numbers, too; it is closed with the recorder.
     """
 
-    def __init__(self, folder: RunFolder, first_step: int, total_steps: int) -> None:
+    def __init__(self, folder: RunFolder, first_step: int, total_steps: int, wandb: WandbRun | None = None) -> None:
         _truncate(folder.metrics, first_step)
         forget_conflicts(folder.conflict, first_step)
         self._path, self._conflict = folder.metrics, folder.conflict
         self._file = folder.metrics.open("a", encoding="utf-8")
         _wait_for_a_later_name(folder.tensorboard)
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=first_step + 1)
+        self._wandb = wandb
         self._console = Console()
         self._total = total_steps
         self._progress: Progress | None = None
@@ -59,6 +62,8 @@ class Recorder:
         """Close the files and leave the terminal as it was."""
         if self._progress is not None:
             self._progress.stop()
+        if self._wandb is not None:
+            self._wandb.close(failed=error is not None)
         for close in (self._file.close, self._board.close):
             try:
                 close()
@@ -111,7 +116,10 @@ class Recorder:
     def log_map(self, view: ConflictView) -> None:
         """Write a map of the tasks' conflict to a file, and as a picture for TensorBoard."""
         save_conflict(self._conflict, view)
-        self._board.add_image("fork/conflict", conflict_image(view), view.step, dataformats="HWC")
+        image = conflict_image(view)
+        self._board.add_image("fork/conflict", image, view.step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.log_image(view.step, "fork/conflict", image)
 
     def say(self, message: str) -> None:
         """Print a line above the progress."""
@@ -125,6 +133,8 @@ class Recorder:
     def _add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(step, dict(values))
 
 
 class Silence:

@@ -1,7 +1,7 @@
 """The folder of a run: resolved config, provenance, logs and checkpoints, and whether it may go on."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,10 @@ FREE = (
     "training.evaluate_",
     "training.best_metric",
     "decode.",
+    "logging.",
 )
+# What may not differ even where changes are allowed: the weights and the optimiser's moments belong to it.
+FIXED = ("model.", "classes", "training.freeze")
 LOCK = ".lock"
 LOCK_PATIENCE = 90.0  # seconds: so long a file server keeps the lock of a node that has died (NFS's usual lease)
 PACKAGES = ("detection3d", "torch", "numpy", "numba", "pyarrow", "spconv-cu126")
@@ -59,6 +62,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def initialized(self) -> Path:
+        """Which weights the run began with; only there if they were those of another run."""
+        return self.root / "initialized.json"
+
+    @property
     def non_finite(self) -> Path:
         """Steps that were left out as not finite, with their frames; only there if some were."""
         return self.root / "non_finite.json"
@@ -67,6 +75,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of steps that --profile asked for."""
+        return self.root / "profile"
 
     @property
     def conflict(self) -> Path:
@@ -95,15 +108,22 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
+def open_run(root: Path, config: Config, *, allow_changes: bool = False) -> Iterator[RunFolder]:
     """Make the folder of a new run, or check that the run in it is the one that `config` describes; and hold it.
+
+    Args:
+        root: the folder.
+        config: the run.
+        allow_changes: let settings differ that may; `write_config` is left to the caller, who can use them or not.
 
     Raises:
         UserError: a run with other settings is there, and they are listed; or another process is training in it.
     """
     folder = RunFolder(root)
+    changes = changed_settings(folder, config)
     if folder.config.is_file():
-        _refuse_changes(folder, config)
+        refused = [change for change in changes if not allow_changes or change.startswith(FIXED)]
+        _refuse_changes(folder, refused, changes)
     elif root.exists() and not root.is_dir():
         raise UserError(f"{root}: a file stands where the run's folder should be; choose another with --output")
     elif root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
@@ -113,8 +133,14 @@ def open_run(root: Path, config: Config) -> Iterator[RunFolder]:
     with locked(root / LOCK, refusal, LOCK_PATIENCE):
         remove_unfinished(root)
         folder.stopped.unlink(missing_ok=True)
-        replace_file(folder.config, dump_config(config).encode())
+        if not changes:
+            write_config(folder, config)
         yield folder
+
+
+def write_config(folder: RunFolder, config: Config) -> None:
+    """Write the resolved config."""
+    replace_file(folder.config, dump_config(config).encode())
 
 
 def mark_stopped(folder: RunFolder, step: int) -> None:
@@ -122,15 +148,18 @@ def mark_stopped(folder: RunFolder, step: int) -> None:
     replace_file(folder.stopped, f"stopped at step {step}; run the same command to go on\n".encode())
 
 
-def add_provenance(folder: RunFolder, config: Config, device: torch.device, step: int, ranks: int = 1) -> None:
-    """Note what this start of the run runs on."""
+def add_provenance(
+    folder: RunFolder, config: Config, device: torch.device, step: int, ranks: int = 1, changes: Sequence[str] = ()
+) -> None:
+    """Note what this start of the run runs on, and what it changed of the run's settings."""
     try:
         starts = json.loads(folder.provenance.read_text()) if folder.provenance.is_file() else []
     except ValueError as error:
         raise DataError(
             folder.provenance, f"not JSON ({error}); delete it to go on without the earlier starts"
         ) from error
-    starts.append({"step": step, "seed": config.seed, "ranks": ranks, **describe_environment(device)})
+    start = {"step": step, "seed": config.seed, "ranks": ranks, **describe_environment(device)}
+    starts.append({**start, "changes": list(changes)} if changes else start)
     replace_file(folder.provenance, json.dumps(starts, indent=2).encode())
 
 
@@ -142,20 +171,35 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     return {**program, "threads": torch.get_num_threads()}
 
 
-def _refuse_changes(folder: RunFolder, config: Config) -> None:
+def changed_settings(folder: RunFolder, config: Config) -> list[str]:
+    """Return what differs from the run in the folder, as `key: before -> now`; nothing where there is none.
+
+    Args:
+        folder: of the run.
+        config: as it is to go on.
+    """
+    if not folder.config.is_file():
+        return []
     before = _flatten(load_config(folder.config).model_dump(mode="json"))
     now = _flatten(config.model_dump(mode="json"))
-    changed = [
-        f"  {key}: {before.get(key)} -> {now.get(key)}"
+    return [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(FREE)
     ]
-    if changed:
-        raise UserError(
-            f"{folder.root} holds a run with other settings, so it can't go on:\n"
-            + "\n".join(changed)
-            + "\nstart a new run in another folder (--output), or use the same settings"
-        )
+
+
+def _refuse_changes(folder: RunFolder, refused: Sequence[str], changes: Sequence[str]) -> None:
+    if not refused:
+        return
+    advice = "or use the same settings"
+    if not any(change.startswith(FIXED) for change in changes):
+        advice += "; --allow-changes goes on with the new ones all the same, and notes them in provenance.json"
+    raise UserError(
+        f"{folder.root} holds a run with other settings, so it can't go on:\n"
+        + "\n".join(f"  {change}" for change in refused)
+        + f"\nstart a new run in another folder (--output), {advice}"
+    )
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

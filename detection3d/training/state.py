@@ -13,8 +13,9 @@ from detection3d.model.detector import Detector
 from detection3d.model.heads import TASKS
 from detection3d.multitask import Ranks, TaskFork
 from detection3d.multitask.ranks import current_ranks
+from detection3d.training.freezing import freeze, refuse_methods_without_effect
 from detection3d.training.method import build_method
-from detection3d.training.optimizer import Optimization, build_optimization
+from detection3d.training.optimizer import Optimization, build_optimization, continue_from
 
 
 @dataclass
@@ -72,14 +73,22 @@ class TrainState:
             "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what `capture` returned."""
+    def restore(self, checkpoint: dict[str, Any], *, new_settings: bool = False) -> None:
+        """Take over what `capture` returned.
+
+        Args:
+            checkpoint: that, and the step.
+            new_settings: keep the optimiser's settings and the schedule of this state's config, which may have changed.
+        """
         self.step = checkpoint["step"]
         self.model.load_state_dict(checkpoint["model"])
         if self.average is not None and checkpoint["average"] is not None:
             self.average.load_state_dict(checkpoint["average"])
-        self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.optimization.schedule.load_state_dict(checkpoint["schedule"])
+        if new_settings:
+            continue_from(self.optimization, checkpoint["optimizer"], self.step)
+        else:
+            self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.optimization.schedule.load_state_dict(checkpoint["schedule"])
         if checkpoint["scaler"]:  # empty after steps on a device that needs no scaler
             self.scaler.load_state_dict(checkpoint["scaler"])
         if "skipped" in checkpoint:  # checkpoints before steps were left out lack it
@@ -105,6 +114,12 @@ def build_detector(config: Config, device: torch.device) -> Detector:
         return Detector(config, fork, device).to(device)
 
 
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return f" (torch {torch.__version__} is a build without CUDA)"
+    return "" if torch.cuda.is_available() else f" (torch {torch.__version__} sees no GPU here)"
+
+
 def build_state(config: Config, device: torch.device) -> TrainState:
     """Return the state before the first step.
 
@@ -113,8 +128,14 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     """
     precision = config.training.precision
     if device.type != "cuda" and precision != "float32":
-        raise UserError(f"training.precision={precision} needs a CUDA device, found {device}; use float32")
+        raise UserError(
+            f"training.precision={precision} needs a CUDA device, found {device}{_why_no_gpu()}; add"
+            " training.precision=float32 to train here, which is slow, or start it on a machine with a GPU"
+        )
     model = build_detector(config, device)
+    if config.training.freeze:
+        freeze(model, config.training.freeze)
+        refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)

@@ -31,9 +31,17 @@ def ended(capsys, error: BaseException) -> tuple[int, str]:
         (OSError(errno.ENAMETOOLONG, "Too long", "d"), 1, "error: d: Too long; choose a shorter one\n"),
         (ModuleNotFoundError("no", name="torch"), 1, "error: torch is not installed; this tool needs it: pip install"),
         (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 139.81 GiB of which"
+                " 512.00 MiB is free. Process 1 has 139 GiB memory in use."
+            ),
+            1,
+            "error: CUDA out of memory (2.50 GiB more were needed, 512.00 MiB of 139.81 GiB are free); lower training.",
+        ),
+        (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
             1,
-            "error: CUDA out of memory; use a smaller training.batch_size",
+            "error: CUDA out of memory; lower training.batch_size or data.sweeps, set training.precision=bfloat16,",
         ),
     ],
 )

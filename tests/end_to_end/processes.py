@@ -30,11 +30,60 @@ entry()
 """
 
 
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from detection3d import files
+from detection3d.cli.train import entry
+from detection3d.training import loop
+
+kind, _, what = sys.argv.pop(1).partition(" ")
+step_itself, sync, rename = loop.train_step, os.fsync, Path.replace
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def train_step(state, batch, config):
+    if kind == "step" and state.step == int(what):
+        kill()
+    if kind == "seconds" and not threading.enumerate()[1:]:
+        timer = threading.Timer(float(what), kill)
+        timer.daemon = True
+        timer.start()
+    return step_itself(state, batch, config)
+
+def fsync(descriptor):
+    if kind == "write" and f".{what}." in os.readlink(f"/proc/self/fd/{descriptor}"):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+        kill()
+    sync(descriptor)
+
+def replace(path, target):
+    if kind == "rename" and Path(target).name == what:
+        kill()
+    return rename(path, target)
+
+loop.train_step, files.os.fsync, Path.replace = train_step, fsync, replace
+entry()
+"""
+"""A training that kills itself: at `step 2`, `seconds 0.3` after the first step began, at the `write` of half a file,
+or at the `rename` that would show it."""
+
+
+def start_killed(arguments: Sequence[str], cwd: Path, moment: str) -> subprocess.Popen[str]:
+    """Start a training that a kill -9 ends at the moment, if it comes."""
+    return _start([sys.executable, "-c", KILLED, moment, *arguments, "--device", "cpu"], cwd)
+
+
 def start_training(
     arguments: Sequence[str], cwd: Path, wait_from: int = 99, seconds: float = 0.0
 ) -> subprocess.Popen[str]:
     """Start a training that sleeps before each step once `wait_from` steps are done."""
     command = [sys.executable, "-c", WAITING, str(wait_from), str(seconds), *arguments, "--device", "cpu"]
+    return _start(command, cwd)
+
+
+def _start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=cwd,

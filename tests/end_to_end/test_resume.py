@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detection3d.training.checkpoint import last_checkpoint
-from tests.end_to_end.processes import final_state, logged, start_training, wait_for_step
+from tests.end_to_end.processes import final_state, logged, start_killed, start_training, wait_for_step
 from tests.small_run import group_ends, small_settings
 from tests.training.steps import differences
 
@@ -46,36 +47,60 @@ def assert_goes_on_to_the_same_bits(command: list[str], run: Path, straight: Pat
     assert len(starts) == 2
 
 
-def test_kill_9_between_checkpoints(command, straight, tmp_path):
+@pytest.mark.parametrize(
+    ("moment", "taken_up", "left"),
+    [
+        ("step 2", None, []),
+        ("step 5", 3, []),
+        ("write step_00000006.pt", 3, [".step_00000006.pt."]),
+    ],
+)
+def test_kill_9(command, straight, tmp_path, moment, taken_up, left):
+    """Before the first checkpoint, between two of them, and while one is written."""
     run = tmp_path / "run"
-    command = [*command, "--output", str(run)]
-    with start_training(command, tmp_path, wait_from=4, seconds=60) as process:
-        wait_for_step(process, run, 4)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    killed_at(moment, command, run)
     path = last_checkpoint(run / "checkpoints")
-    assert path is not None
-    assert path.name == "step_00000003.pt"
-    # what a process that is killed while it writes leaves behind
-    (run / "checkpoints" / ".step_00000006.pt.1.tmp").write_bytes(b"half a checkpoint")
+    assert (path and path.name) == (taken_up and f"step_{taken_up:08d}.pt")
+    rests = [file.name for file in run.rglob("*.tmp")]
+    assert [name.rsplit(".", 2)[0] + "." for name in rests] == left
+    # what a process that is killed while it writes a line leaves behind
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss/cl')
-    assert_goes_on_to_the_same_bits(command, run, straight)
-    assert not list(run.rglob("*.tmp"))
+    assert_ends_in_the_same_bits(command, run, straight)
+
+
+KILLS = random.Random(5)
+WRITES = [
+    f"{kind} {name}"
+    for kind in ("write", "rename")
+    for name in ("step_00000003.pt", "step_00000006.pt", "last", "config.yaml", "provenance.json")
+]
 
 
 @pytest.mark.slow
-def test_kill_9_before_the_first_checkpoint(command, straight, tmp_path):
+@pytest.mark.parametrize(
+    "moment", [*KILLS.sample(WRITES, 8), *(f"seconds {KILLS.uniform(0.0, 0.8):.3f}" for _ in range(12))]
+)
+def test_kill_9_at_a_random_moment(command, straight, tmp_path, moment):
+    """Twenty of them: eight while a file is written, twelve at any time; some come when the run has just ended."""
     run = tmp_path / "run"
-    command = [*command, "--output", str(run)]
-    with start_training(command, tmp_path, wait_from=2, seconds=60) as process:
-        wait_for_step(process, run, 2)
-        process.send_signal(signal.SIGKILL)
-    process = start_training(command, tmp_path)
+    killed_at(moment, command, run, surely=not moment.startswith("seconds"))
+    assert_ends_in_the_same_bits(command, run, straight)
+
+
+def killed_at(moment: str, command: list[str], run: Path, *, surely: bool = True) -> None:
+    process = start_killed([*command, "--output", str(run)], run.parent, moment)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode in ((-signal.SIGKILL,) if surely else (-signal.SIGKILL, 0)), errors
+
+
+def assert_ends_in_the_same_bits(command: list[str], run: Path, straight: Path) -> None:
+    process = start_training([*command, "--output", str(run)], run.parent)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert differences(final_state(run), final_state(straight)) == []
     assert logged(run) == logged(straight)
+    assert not list(run.rglob("*.tmp"))
 
 
 @pytest.mark.slow

@@ -172,6 +172,15 @@ def test_without_synchronised_norms_each_rank_has_statistics_of_its_own(two_rank
     assert any("running_" not in name for name in differences(first, alone))
 
 
+@pytest.mark.parametrize("frozen", ["[backbone, neck]", "[shared_norm, heads.box]"])
+def test_two_ranks_with_frozen_parts_train_as_one(two_ranks: RankGroup, store: Path, frozen: str) -> None:
+    overrides = ("multitask.method=graddrop", f"training.freeze={frozen}")
+    alone = train_steps(None, store, overrides)
+    first, second = two_ranks.run(train_steps, store, overrides)
+    assert differences(first["state"], second["state"]) == []
+    torch.testing.assert_close(first["state"], alone["state"], **EXACT)
+
+
 def test_one_rank_keeps_its_bits(store: Path) -> None:
     alone = train_steps(None, store, ())
     with RankGroup(1) as group:
