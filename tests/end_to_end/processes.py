@@ -102,13 +102,14 @@ def start_ranks(
     wait_from: int = 99,
     seconds: float = 0.0,
     launcher: Sequence[str] = ("--standalone", "--nproc-per-node", "2"),
+    **variables: str,
 ) -> subprocess.Popen[str]:
     """Start a training on several ranks by torchrun, which takes `launcher`; `script` holds `WAITING`."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", *launcher]
     return subprocess.Popen(
         [*torchrun, str(script), str(wait_from), str(seconds), *arguments, "--device", "cpu"],
         cwd=cwd,
-        env=environment(PYTHONPATH=str(ROOT)),
+        env=environment(PYTHONPATH=str(ROOT), **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
