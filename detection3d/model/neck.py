@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detection3d.config import NeckConfig
 from detection3d.model.norm import BatchNorm
@@ -46,8 +47,7 @@ def convolution_block(in_channels: int, out_channels: int, stride: int = 1) -> n
     """Return a 3x3 convolution, BatchNorm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-        BatchNorm(out_channels),
-        nn.ReLU(inplace=True),
+        BatchNorm(out_channels, relu=True),
     )
 
 
@@ -55,7 +55,24 @@ def _upsampler(in_channels: int, out_channels: int, scale: int) -> nn.Sequential
     """Return a transposed convolution whose kernel is its stride, written as one matrix product for any scale."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False),
-        nn.PixelShuffle(scale),
-        BatchNorm(out_channels),
-        nn.ReLU(inplace=True),
+        _SpreadCells(scale),
+        BatchNorm(out_channels, relu=True),
     )
+
+
+class _SpreadCells(nn.Module):
+    """Turn scale^2 channels into as many cells, as `nn.PixelShuffle` does, but keep the channels-last format."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.scale == 1:
+            return input
+        if not input.is_contiguous(memory_format=torch.channels_last):
+            return F.pixel_shuffle(input, self.scale)
+        batch, channels, height, width = input.shape
+        inner = (channels // self.scale**2, self.scale, self.scale)
+        cells = input.permute(0, 2, 3, 1).view(batch, height, width, *inner).permute(0, 1, 4, 2, 5, 3)
+        return cells.reshape(batch, height * self.scale, width * self.scale, inner[0]).permute(0, 3, 1, 2)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
+from detection3d.model.fused_norm import FusedNorm, fused_for
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 
@@ -15,21 +16,37 @@ MOMENTUM = 0.01
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Normalise the channels of [V, C] or [B, C, H, W].
+    """Normalise the channels of [V, C] or [B, C, H, W]; then add a residual and apply a ReLU, where wanted.
 
     With fewer than two values to a channel there is no variance; such a batch is normalised with the running
     statistics and leaves them alone. (torch raises instead.)
+
+    In training on CUDA all of it is a few fused kernels (`norm_kernels`), where Triton works.
+
+    Args:
+        channels: C.
+        relu: whether a ReLU follows.
 
     Attributes:
         ranks: over whose values statistics are taken in training; see `synchronize_norms`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, relu: bool = False) -> None:
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
+        self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.ranks = Ranks()
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise; the shape stays."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Normalise, add `residual` of the same shape and apply the activation; the shape stays."""
+        if self.training and type(self.activation) in (nn.ReLU, nn.Identity) and (kernels := fused_for(input)):
+            relu = type(self.activation) is nn.ReLU
+            result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
+            assert isinstance(result, Tensor)
+            return result
+        normalized = self._normalize(input)
+        return self.activation(normalized if residual is None else normalized + residual)
+
+    def _normalize(self, input: Tensor) -> Tensor:
         if self.training and self.ranks.size > 1:
             return self._normalize_over_ranks(input)
         training = self.training and input.numel() > input.shape[1]
@@ -38,6 +55,26 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, training, MOMENTUM, self.eps
         )
+
+    def normalize_again(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Normalise as in training, in torch's operations and without moving the running statistics.
+
+        What a fused pass did is done again so that its gradient can be differentiated; over several ranks this is a
+        collective.
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if self.ranks.size > 1:
+            with torch.no_grad():
+                mean, variance, count = _measure(input, self.ranks)
+                mean = torch.where(count > 1, mean, self.running_mean.double())
+                variance = torch.where(count > 1, variance, self.running_var.double())
+            result = _Normalize.apply(input, weight, bias, mean, variance, count, self.eps, self.ranks)
+            assert isinstance(result, Tensor)
+            return result
+        training = input.numel() > input.shape[1]
+        running = (None, None) if training else (self.running_mean, self.running_var)
+        return F.batch_norm(input, *running, weight, bias, training, MOMENTUM, self.eps)
 
     def _normalize_over_ranks(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None

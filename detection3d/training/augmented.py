@@ -10,7 +10,7 @@ from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.sampling import FrameOrder, Sampling
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
-from detection3d.training.step import network_input
+from detection3d.training.step_input import network_input
 from detection3d.types.scene import Boxes, Frame, Lidar
 from detection3d.types.tensors import BoxLabels
 

@@ -3,15 +3,13 @@
 import time
 from collections.abc import Iterator
 
-import torch
-
 from detection3d.config import Config
 from detection3d.data.loader import build_loader
 from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.sampling import Sampling
 from detection3d.data.store import Store
 from detection3d.training.team import Team
-from detection3d.types.tensors import Batch, to_device
+from detection3d.types.tensors import Batch
 
 ALONE = Team()
 """One rank."""
@@ -51,11 +49,25 @@ def training_batches(
     )
 
 
-def timed(batches: Iterator[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
-    """Yield each batch on the device, with the seconds that the loop waited for it."""
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield to_device(batch, device), time.perf_counter() - started
+class Waiting:
+    """Batches, and how long their reader waited for them.
+
+    Attributes:
+        seconds: of waiting since it was last set to 0.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> "Waiting":
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch."""
+        began = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - began

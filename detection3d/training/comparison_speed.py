@@ -43,7 +43,7 @@ class _Runner:
         started = time.perf_counter()
         result = train_step(self.state, self.batch, self.config)
         if telemetry:
-            self.state.fork.read_telemetry(result.loss_scale)
+            self.state.fork.read_telemetry(float(result.loss_scale))
         _wait(self.batch)
         return time.perf_counter() - started
 

@@ -94,7 +94,7 @@ def detect_store(
             batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points
         )
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            outputs = detector(points, batch.size)
+            outputs = detector.detect(points, batch.size)
         for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
             yield _flag_no_label_zone(found, store, numbers[done + frame])
         done += batch.size

@@ -1,6 +1,5 @@
 """The training loop: load, step, log, evaluate, save; until the last step or a wish to stop."""
 
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from detection3d.config import Config
 from detection3d.data.object_candidates import ObjectSampler
 from detection3d.data.store import Store
 from detection3d.errors import UserError
-from detection3d.training.batches import ALONE, timed, training_batches
+from detection3d.training.batches import ALONE, Waiting, training_batches
 from detection3d.training.beginning import begin
 from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
 from detection3d.training.distributed import distribute
@@ -22,6 +21,7 @@ from detection3d.training.run_folder import RunFolder, add_provenance, mark_stop
 from detection3d.training.start import Start
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
+from detection3d.training.step_input import step_inputs
 from detection3d.training.step_log import StepLog
 from detection3d.training.stop import Interrupted, Stop, stop_signals
 from detection3d.training.team import StopAgreement, Team
@@ -84,13 +84,13 @@ def _train(
         tracing = StepProfile(start.profile, folder.profile, team.rank, state.device, recorder.say)
         profile = stack.enter_context(tracing)
         agreement = StopAgreement(team)
-        batches = training_batches(store, config, start_step=state.step, team=team)
-        for batch, waited in timed(batches, state.device):
+        batches = Waiting(training_batches(store, config, start_step=state.step, team=team))
+        log.start()
+        for given in step_inputs(batches, state.model, config, state.device, state.step):
             profile.next()
-            started = time.perf_counter()
-            result = train_step(state, batch, config)
-            log.add(result, state, waited, started)
-            skipped.look(result, state, batch)
+            result = train_step(state, given, config)
+            log.add(result, state, batches)
+            skipped.look(result, state, given.batch)
             done = state.step == training.steps
             stopping = agreement.reached(stop.requested) and not done
             evaluating = evaluation.due(state.step)
@@ -103,6 +103,7 @@ def _train(
                     save_checkpoint(folder.checkpoints, state.step, state.capture(), training.keep_checkpoints)
                 if stopping:
                     return checkpoint_path(folder.checkpoints, state.step)
+                log.start()  # evaluations and checkpoints are no part of a step's time
         recorder.say(f"trained {state.step} steps{describe_skipped(state)}; the run is in {folder.root}")
     return None
 

@@ -1,19 +1,21 @@
 """All that changes while training, in one place, so that a checkpoint can hold every bit of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detection3d.config import Config
 from detection3d.errors import UserError
 from detection3d.model.detector import Detector
 from detection3d.model.heads import TASKS
-from detection3d.multitask import Ranks, TaskFork
+from detection3d.multitask import Method, Ranks, TaskFork
 from detection3d.multitask.ranks import current_ranks
+from detection3d.training.average import WeightAverage
 from detection3d.training.freezing import freeze, refuse_methods_without_effect
+from detection3d.training.leaving_out import Buffers
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization, continue_from
 
@@ -33,12 +35,21 @@ class TrainState:
     """
 
     model: Detector
-    average: AveragedModel | None
+    average: WeightAverage | None
     optimization: Optimization
     scaler: torch.amp.GradScaler
     skipped: torch.Tensor
     step: int = 0
     parallel: DistributedDataParallel | None = None
+
+    def __post_init__(self) -> None:
+        # A walk through all modules takes a millisecond or two, a step's kernels wait for it.
+        self.parameters = tuple(self.model.parameters())
+
+    @cached_property
+    def buffers(self) -> Buffers:
+        """What a step changes in the model beside the weights; of the tensors that it has at its first step."""
+        return Buffers(self.model)
 
     @property
     def network(self) -> Detector | DistributedDataParallel:
@@ -137,7 +148,11 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         freeze(model, config.training.freeze)
         refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+    average = WeightAverage(model, decay) if decay else None
+    alone = current_ranks().size == 1  # graphs hold no collectives
+    whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
+    if device.type == "cuda" and alone and config.training.cuda_graphs and whole:
+        model.record_graphs(heads=type(model.fork.method).penalty is Method.penalty)
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)

@@ -6,6 +6,7 @@ import time
 import torch
 
 from detection3d.config import Config
+from detection3d.training.batches import Waiting
 from detection3d.training.clock import Stopwatch
 from detection3d.training.conflict_files import conflict_view
 from detection3d.training.recorder import Recorder, Silence
@@ -24,15 +25,19 @@ class StepLog:
     def __init__(self, config: Config, recorder: Recorder | Silence) -> None:
         self._config, self._recorder = config, recorder
         self._stopwatch = Stopwatch(config.training.batch_size)
+        self._began = time.perf_counter()
 
-    def add(self, result: StepResult, state: TrainState, waited: float, started: float) -> None:
+    def start(self) -> None:
+        """Begin to time a step."""
+        self._began = time.perf_counter()
+
+    def add(self, result: StepResult, state: TrainState, batches: Waiting) -> None:
         """Take a step, and log it where it is due.
 
         Args:
             result: of the step.
             state: after it.
-            waited: seconds that the loop waited for the batch.
-            started: when the loop had it, by `time.perf_counter`.
+            batches: that the step's one came from; its clock is set back.
         """
         due = state.step % self._config.training.log_every == 0 or state.step == self._config.training.steps
         values: dict[str, float] = {}
@@ -47,7 +52,9 @@ class StepLog:
                 values |= {f"fork/{name}": value for name, value in telemetry.scalars().items()}
                 purities["fork/purity"] = telemetry.purity_histogram.tolist()
         # After the reading, for which a logged step waits until the device has done all steps before.
-        self._stopwatch.add(result.times, waited, time.perf_counter() - started + waited)
+        now = time.perf_counter()
+        self._stopwatch.add(result.times, batches.seconds, now - self._began)
+        self._began, batches.seconds = now, 0.0
         if due:
             values |= self._stopwatch.read()
             values["memory/GB"] = peak_memory(state.device)

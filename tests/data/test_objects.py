@@ -25,7 +25,7 @@ from detection3d.errors import DataError, UserError
 from detection3d.geometry.device.boxes import points_in_boxes
 from detection3d.geometry.host.boxes import count_points_in_boxes
 from detection3d.geometry.host.iou import bev_iou_matrix
-from detection3d.training.step import network_input
+from detection3d.training.step_input import network_input
 from detection3d.types.scene import Boxes, Frame
 from detection3d.types.tensors import Batch, BoxLabels, Points, to_device
 from tests.data.made_frames import make_boxes, make_frame, write_store

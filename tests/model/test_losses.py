@@ -93,7 +93,7 @@ def test_an_empty_batch_trains_every_parameter(config: Config) -> None:
     labels = BoxLabels(
         torch.zeros(2, 0, 7), *torch.zeros(2, 2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
     )  # fmt: skip
-    losses = compute_losses(detector(nothing, 2), build_targets(labels, config), config.loss)
+    losses = compute_losses(detector.detect(nothing, 2), build_targets(labels, config), config.loss)
     sum(losses.as_dict().values(), torch.zeros(())).backward()
     missing = [name for name, weight in detector.named_parameters() if weight.grad is None]
     assert not missing

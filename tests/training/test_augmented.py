@@ -12,7 +12,7 @@ from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
 from detection3d.training.augmented import augmented_frames
 from detection3d.training.batches import training_batches
-from detection3d.training.step import network_input
+from detection3d.training.step_input import network_input
 from detection3d.types.scene import Frame
 from tests.data.made_frames import make_boxes, make_frame, write_store
 from tests.small_run import small_config

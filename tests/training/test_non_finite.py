@@ -18,7 +18,7 @@ from detection3d.training import loop, step
 from detection3d.training.batches import training_batches
 from detection3d.training.checkpoint import load_checkpoint
 from detection3d.training.distributed import distribute
-from detection3d.training.leaving_out import count_skipped, move_average, step_optimizer, update_average
+from detection3d.training.leaving_out import count_skipped, step_optimizer
 from detection3d.training.loop import train
 from detection3d.training.recorder import read_metrics
 from detection3d.training.state import TrainState
@@ -280,13 +280,14 @@ def test_the_average_moves_on_the_device_as_torch_moves_it(store):
     for batch in batches(config, store, 2):
         train_step(other, batch, config)
     before = {name: value.clone() for name, value in other.average.state_dict().items()}
-    move_average(other.average.module, other.model, torch.tensor(0.0))
+    other.average.move(other.model, torch.tensor(0.0))
     floats = [name for name, value in before.items() if value.is_floating_point()]
     now = other.average.state_dict()
     assert differences({name: now[name] for name in floats}, {name: before[name] for name in floats}) == []
-    move_average(other.average.module, other.model, torch.tensor(0.25))
+    other.average.move(other.model, torch.tensor(0.25))
     expected = state.average.state_dict()
     for name in floats:
         torch.testing.assert_close(other.average.state_dict()[name], expected[name], rtol=1e-6, atol=1e-8)
-    update_average(other.average, other.model, 0.75, torch.tensor(True))
-    assert other.average.n_averaged == 2
+    count = int(other.average.n_averaged)
+    other.average.update(other.model, torch.tensor(True))
+    assert other.average.n_averaged == count

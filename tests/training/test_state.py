@@ -9,6 +9,7 @@ from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.state import TrainState
 from detection3d.training.step import train_step
 from tests.small_run import small_config
+from tests.training import spoiling
 from tests.training.steps import CPU, batches, differences, fresh_state
 
 
@@ -19,6 +20,7 @@ from tests.training.steps import CPU, batches, differences, fresh_state
         ("training.ema_decay=0", "multitask.method=sum"),
         ("multitask.method={kind: gradnorm, then: graddrop}",),
         ("multitask.method=uncertainty",),
+        ("training.freeze=[backbone, shared_norm]",),
     ],
 )
 def test_restored_it_goes_on_with_the_same_bits(tmp_path, store, settings):
@@ -41,16 +43,24 @@ def test_restored_it_goes_on_with_the_same_bits(tmp_path, store, settings):
 
 def test_everything_that_a_step_changes_is_captured(store):
     """Restored into a state that went elsewhere, nothing of that is left."""
-    config = small_config()
+    method = "multitask.method={kind: gradnorm, then: graddrop}"
+    config, other_config = small_config(method), small_config(method, "seed=9")
     first, second, *_ = batches(config, store, 2)
-    state = fresh_state(config)
-    train_step(state, first, config)
+    state = scaled(fresh_state(config))
+    for batch in (first, spoiling.points(second), first):
+        train_step(state, batch, config)
     captured = {"step": state.step, **state.capture()}
+    assert captured["skipped"].tolist() == [1, 0]
+    assert captured["scaler"]["scale"] == 2.0**9, "halved by the step that was left out"
+    assert int(captured["model"]["fork.step"]) == captured["schedule"]["last_epoch"] == 3
+    assert not torch.equal(captured["model"]["fork.state.loss_weight"], torch.ones(3, dtype=torch.float64))
+    assert int(captured["average"]["n_averaged"]) == 2
 
-    elsewhere = fresh_state(small_config("seed=9"))
-    for _ in range(3):
-        train_step(elsewhere, second, small_config("seed=9"))
+    elsewhere = scaled(fresh_state(other_config))
+    for _ in range(4):
+        train_step(elsewhere, second, other_config)
     torch.rand(3)
+    assert len(differences({"step": elsewhere.step, **elsewhere.capture()}, captured)) > 100
     elsewhere.restore(captured)
     assert differences({"step": elsewhere.step, **elsewhere.capture()}, captured) == []
 

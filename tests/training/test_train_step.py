@@ -34,7 +34,7 @@ def plain_losses(model: Detector, batch: Batch, config: Config) -> list[torch.Te
     )
     targets = build_targets(labels, config)
     bev = model.neck(model.backbone(model.voxelizer(points, batch.size)))
-    shared = model.shared_activation(model.shared_norm(model.shared(bev)))
+    shared = model.shared_norm(model.shared(bev))
     heatmap, box, orientation = (model.heads[task](shared) for task in ("classification", "box", "orientation"))
 
     probability = torch.sigmoid(heatmap)

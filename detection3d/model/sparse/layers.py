@@ -45,6 +45,11 @@ class SparseModule(nn.Module):
 class SubmanifoldConv3d(SparseModule):
     """Convolution that leaves the set of voxels as it is (Graham et al., CVPR 2018); stride 1, odd kernel."""
 
+    def plan(self, tensor: SparseTensor) -> SparseTensor:
+        """Build the kernel map, which depends on the voxels alone, and return the tensor as its output's places."""
+        self.backend.submanifold(tensor, self.stage, self.kernel_size)
+        return tensor
+
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Convolve; [V, C_in] to [V, C_out] at the same voxels."""
         plan = self.backend.submanifold(tensor, self.stage, self.kernel_size)
@@ -78,6 +83,12 @@ class SparseConv3d(SparseModule):
         super().__init__(in_channels, out_channels, kernel_size, stage, backend)
         self.stride = stride
         self.padding = padding
+
+    def plan(self, tensor: SparseTensor) -> SparseTensor:
+        """Build the kernel map, and return the voxels of the coarser grid, without features."""
+        plan = self.backend.strided(tensor, self.stage, self.kernel_size, self.stride, self.padding)
+        nothing = tensor.features.new_empty((len(plan.output_indices), 0))
+        return SparseTensor(nothing, plan.output_indices, plan.output_shape, tensor.batch_size, tensor.maps)
 
     def forward(self, tensor: SparseTensor) -> SparseTensor:
         """Convolve; [V, C_in] to [V', C_out] on the coarser grid."""

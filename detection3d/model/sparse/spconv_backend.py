@@ -74,14 +74,18 @@ class SpconvBackend:
     """Layers planned and run by spconv.
 
     Args:
-        precision: what the products are computed in; with "tf32" thin layers keep float32 (`runs_in_tf32`). Features,
-            weights and results are float32 all the same, and so are the sums.
+        precision: what the products are computed in; with "tf32" thin layers keep float32 (`runs_in_tf32`). Weights are
+            float32 all the same, and so are the sums.
+
+    Attributes:
+        dtype: in which features go from layer to layer.
     """
 
     name = "spconv"
 
     def __init__(self, precision: Precision = "float32") -> None:
         self.precision: Precision = precision
+        self.dtype = torch.float16 if precision == "float16" else torch.float32
 
     def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> SpconvPlan:
         """Plan a submanifold convolution, once for a stage."""
@@ -95,10 +99,12 @@ class SpconvBackend:
     def strided(
         self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple, padding: Triple
     ) -> SpconvPlan:
-        """Plan a strided convolution, which leads into `stage`."""
+        """Plan a strided convolution, which leads into `stage`, once for its voxels."""
         key = (self.name, "strided", stage, kernel_size, stride)
-        output_shape = convolved_shape(tensor.spatial_shape, kernel_size, stride, padding)
-        tensor.maps[key] = self._plan(tensor, kernel_size, stride, padding, output_shape, False)
+        known = tensor.maps.get(key)
+        if known is None or known.input_indices is not tensor.indices:
+            output_shape = convolved_shape(tensor.spatial_shape, kernel_size, stride, padding)
+            tensor.maps[key] = self._plan(tensor, kernel_size, stride, padding, output_shape, False)
         return tensor.maps[key]
 
     def inverse(self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple) -> SpconvPlan:
@@ -107,12 +113,14 @@ class SpconvBackend:
 
     def convolve(self, features: Tensor, weight: Tensor, plan: SpconvPlan) -> Tensor:
         """Apply a planned convolution: [V_in, C_in] and [C_out, kz, ky, kx, C_in] to [V_out, C_out]."""
-        if features.dtype != torch.float32:
+        if features.dtype not in (torch.float32, self.dtype):
             raise UserError(f"the spconv backend takes float32 features, found {features.dtype}; use the torch backend")
         if not len(features):
-            return features @ weight.flatten(1, 3).sum(1).T  # no rows, but the weight gets its gradient of zeros
+            return features @ weight.flatten(1, 3).sum(1).T.to(
+                features.dtype
+            )  # no rows, but the weight gets its gradient of zeros
         if self.precision == "float16":
-            return _convolve(features.half(), weight.half(), plan, tf32=False).float()
+            return _convolve(features.half(), weight.half(), plan, tf32=False).to(features.dtype)
         _claim_process(self.precision)
         if self.precision == "tf32" and runs_in_tf32(weight):
             return round_gradient(_convolve(*tf32_operands(features, weight), plan, tf32=True))

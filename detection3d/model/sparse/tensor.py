@@ -29,6 +29,20 @@ class SparseTensor:
         """Return the same voxels with other features, [V, C']."""
         return replace(self, features=features)
 
+    def birds_eye(self, dtype: torch.dtype) -> Tensor:
+        """Return [B, C * Z, H, W] of `dtype`, zero where no voxel is; channel c * Z + z holds feature c of plane z.
+
+        On CUDA in the channels-last format, which the two-dimensional convolutions work in.
+        """
+        if not self.features.is_cuda:
+            return self.dense().flatten(1, 2).to(dtype)
+        depth, height, width = self.spatial_shape
+        batch, z, y, x = self.indices.long().unbind(1)
+        shape = (self.batch_size * height * width, self.features.shape[1], depth)
+        flat = torch.zeros(shape, dtype=dtype, device=self.features.device)
+        flat[(batch * height + y) * width + x, :, z] = self.features.to(dtype)
+        return flat.view(self.batch_size, height, width, -1).permute(0, 3, 1, 2)
+
     def dense(self) -> Tensor:
         """Return [B, C, Z, Y, X], zero where no voxel is."""
         depth, height, width = self.spatial_shape

@@ -15,9 +15,14 @@ from detection3d.model.sparse.tensor import SparseTensor
 
 
 class TorchBackend:
-    """The oracle, and the path on the CPU."""
+    """The oracle, and the path on the CPU.
+
+    Attributes:
+        dtype: in which features go from layer to layer; None: their own.
+    """
 
     name = "torch"
+    dtype = None
 
     def submanifold(self, tensor: SparseTensor, stage: str, kernel_size: Triple) -> KernelMap:
         """Plan a submanifold convolution, once for a stage."""
@@ -30,9 +35,11 @@ class TorchBackend:
     def strided(
         self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple, padding: Triple
     ) -> KernelMap:
-        """Plan a strided convolution, which leads into `stage`."""
+        """Plan a strided convolution, which leads into `stage`, once for its voxels."""
         key = (self.name, "strided", stage, kernel_size, stride)
-        tensor.maps[key] = strided_map(tensor.indices, tensor.spatial_shape, kernel_size, stride, padding)
+        known = tensor.maps.get(key)
+        if known is None or known.input_indices is not tensor.indices:
+            tensor.maps[key] = strided_map(tensor.indices, tensor.spatial_shape, kernel_size, stride, padding)
         return tensor.maps[key]
 
     def inverse(self, tensor: SparseTensor, stage: str, kernel_size: Triple, stride: Triple) -> KernelMap:

@@ -1,0 +1,116 @@
+"""Batch normalisation, addition and ReLU as one autograd function of fused kernels, for training on CUDA."""
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detection3d.multitask import Ranks
+
+if TYPE_CHECKING:
+    from detection3d.model.norm import BatchNorm
+
+
+def fused_for(input: Tensor) -> ModuleType | None:
+    """Return `norm_kernels` where they can take this tensor, else None: then torch's operations do the same."""
+    if not input.is_cuda or input.dtype == torch.float64 or torch.compiler.is_compiling():
+        return None
+    in_rows = input.ndim == 2 or input.is_contiguous(memory_format=torch.channels_last)
+    return _kernels() if in_rows else None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    if find_spec("triton") is None:
+        return None
+    try:
+        from detection3d.model import norm_kernels
+
+        norm_kernels.sums(torch.zeros(2, 4, device="cuda"), torch.zeros(4, device="cuda"))  # compiles
+    except Exception as error:  # whatever Triton's compiler meets on this machine, torch's operations do without it
+        warnings.warn(
+            f"Triton does not work here ({type(error).__name__}: {error}), so batch normalisation runs on torch"
+            " operations, which are slower; a C compiler such as gcc is what it usually lacks",
+            stacklevel=2,
+        )
+        return None
+    return norm_kernels
+
+
+class FusedNorm(torch.autograd.Function):
+    """`relu(batch_norm(input) + residual)` with statistics over all ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        residual: Tensor | None,
+        norm: "BatchNorm",
+        relu: bool,
+        kernels: ModuleType,
+    ) -> Tensor:
+        """Normalise, and move the running statistics of `norm`."""
+        mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        assert mean is not None
+        assert variance is not None
+        assert batches is not None
+        rows = kernels.rows_of(input)
+        parts, count = _over_ranks(kernels, kernels.sums(rows, mean), len(rows), norm.ranks)
+        running = mean, variance, batches
+        numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps)
+        added = None if residual is None else kernels.rows_of(residual.to(input.dtype))
+        result = kernels.normalize(rows, numbers, added, relu, input)
+        ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers[2:], count)
+        ctx.norm, ctx.relu, ctx.kernels = norm, relu, kernels
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        """Return the gradients of input, weight, bias and residual."""
+        (gradient,) = gradients
+        input, weight, bias, residual, result, mean_inverse, count = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is to come, which torch's operations know
+            return *_differentiable(ctx, gradient, input, weight, bias, residual), None, None, None
+        kernels: ModuleType = ctx.kernels
+        rows = kernels.rows_of(input)
+        arriving = kernels.rows_of(gradient.to(input.dtype))
+        output = kernels.rows_of(result) if ctx.relu else None
+        own = kernels.gradient_sums(arriving, rows, output, mean_inverse[0])
+        total, _ = _over_ranks(kernels, own, len(rows), ctx.norm.ranks)
+        numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight)
+        to_input, to_residual = kernels.input_gradient(
+            arriving, rows, output, numbers[2:], input, residual is not None and ctx.needs_input_grad[3]
+        )
+        if to_residual is not None:
+            to_residual = to_residual.to(residual.dtype)  # pyright: ignore[reportOptionalMemberAccess]
+        return to_input, numbers[0], numbers[1], to_residual, None, None, None
+
+
+def _over_ranks(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor | None]:
+    """Return the sums over all ranks and how many rows they are of; on one rank the parts as they are, and None."""
+    if ranks.size == 1:
+        return parts, None
+    total = ranks.sum(kernels.added(parts, rows))
+    return total[None, :-1], total[-1]
+
+
+def _differentiable(
+    ctx: Any, gradient: Tensor, input: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    normalized = ctx.norm.normalize_again(input, weight, bias)
+    if residual is not None:
+        normalized = normalized + residual
+    wanted = [tensor for tensor in (input, weight, bias, residual) if tensor is not None and tensor.requires_grad]
+    outcome = F.relu(normalized) if ctx.relu else normalized
+    found = iter(torch.autograd.grad(outcome, wanted, gradient.to(outcome.dtype), create_graph=True))
+    return tuple(
+        next(found) if tensor is not None and tensor.requires_grad else None
+        for tensor in (input, weight, bias, residual)
+    )

@@ -1,0 +1,85 @@
+"""The exponential moving average of a detector's weights and statistics, which is what is evaluated."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+class WeightAverage(AveragedModel):
+    """torch's averaged model, updated without waiting for the device and without a walk through all modules.
+
+    Whole numbers, such as counts of batches, are taken over as they are.
+
+    Args:
+        model: what is averaged. From the first update on it must keep its tensors.
+        decay: what is left of the average after each update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
+        self._tensors: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the model; the first time, to it."""
+        if self._tensors is None:
+            self._tensors = _tensors(self.module), _tensors(model)
+        ours, theirs = self._tensors
+        if self.n_averaged == 0:  # which stays on the host
+            torch._foreach_copy_(ours, theirs)  # pyright: ignore[reportPrivateImportUsage] as its optimisers use it
+        else:
+            whole = [place for place, tensor in enumerate(ours) if not tensor.is_floating_point()]
+            floats = [place for place, tensor in enumerate(ours) if tensor.is_floating_point()]
+            torch._foreach_lerp_([ours[i] for i in floats], [theirs[i] for i in floats], 1 - self._decay)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_copy_([ours[i] for i in whole], [theirs[i] for i in whole])  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, left_out: Tensor) -> None:
+        """Move the average as `update_parameters` does, unless the step is left out.
+
+        On CUDA, where the host does not know, a first step that is left out makes the average begin at the first
+        weights, and the last bits may differ from those of `update_parameters`.
+
+        Args:
+            model: after the step.
+            left_out: bool scalar; the host waits for it on the CPU alone.
+        """
+        if not left_out.is_cuda:
+            if not left_out:
+                self.update_parameters(model)
+        elif self.n_averaged == 0:
+            self.update_parameters(model)
+        else:
+            self.move(model, torch.where(left_out, 0.0, 1 - self._decay))
+
+    @torch.no_grad()
+    def move(self, model: nn.Module, rate: Tensor) -> None:
+        """Move the average by a share of the way that the device knows.
+
+        Args:
+            model: where to.
+            rate: float scalar, 0 for not at all.
+        """
+        if self._tensors is None:
+            self._tensors = _tensors(self.module), _tensors(model)
+        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for own, value in zip(*self._tensors, strict=True):
+            averages, values = groups.setdefault(own.dtype, ([], []))
+            averages.append(own)
+            values.append(value)
+        for dtype, (averages, values) in groups.items():
+            if dtype.is_floating_point:
+                ways = torch._foreach_sub(values, averages)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_mul_(ways, rate.to(dtype))  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(averages, ways)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                torch._foreach_copy_(averages, values)  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in itertools.chain(module.parameters(), module.buffers())]

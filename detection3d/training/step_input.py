@@ -1,0 +1,127 @@
+"""What a training step needs of its batch before the first weight comes in: made ahead, beside the step before.
+
+Unpacking, augmentation, voxels, kernel maps and targets wait for the device again and again, since the sizes of their
+results depend on the data. On CUDA they run on a stream of their own while the network's backward pass of the step
+before still keeps the device busy, so a step itself is launched without waiting once.
+"""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from detection3d.config import Config
+from detection3d.data.augment import augment
+from detection3d.data.object_paste import paste_objects
+from detection3d.data.unpack import unpack
+from detection3d.model.detector import Detector
+from detection3d.model.sparse import SparseTensor
+from detection3d.model.targets import build_targets
+from detection3d.types.tensors import Batch, BoxLabels, Points, Targets, to_device
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """A batch as the network and its losses take it, on the device.
+
+    Attributes:
+        batch: what it was made of.
+        voxels: with the kernel maps of all layers.
+        targets: of this rank.
+    """
+
+    batch: Batch
+    voxels: SparseTensor
+    targets: Targets
+
+
+def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxLabels]:
+    """Return a training batch as the network and its targets take it: in floats, augmented.
+
+    Args:
+        batch: on the device.
+        config: the run.
+        step: optimiser steps done.
+    """
+    returns, without_zones = config.data.returns, config.data.drop_no_label_zone_points
+    points, labels = unpack(batch.points, returns=returns, drop_no_label_zone=without_zones), batch.labels
+    if batch.objects is not None:
+        objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
+        points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
+    if step < config.training.steps - config.augmentation.off_for_last_steps:
+        points, labels = augment(
+            points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
+        )
+    return points, labels
+
+
+def step_input(batch: Batch, detector: Detector, config: Config, step: int) -> StepInput:
+    """Prepare a batch for the step after `step`; see `network_input` for the arguments."""
+    points, labels = network_input(batch, config, step)
+    return StepInput(batch, detector.encode(points, batch.size), build_targets(labels, config))
+
+
+def step_inputs(
+    batches: Iterator[Batch], detector: Detector, config: Config, device: torch.device, step: int
+) -> Iterator[StepInput]:
+    """Yield the batches of the steps from `step` on, prepared; ask for the next one when a step has been launched.
+
+    Args:
+        batches: on the host.
+        detector: whose layers want kernel maps.
+        config: the run.
+        device: of the detector.
+        step: optimiser steps done.
+    """
+    if device.type == "cuda":
+        yield from _ahead(batches, detector, config, device, step)
+        return
+    for done, batch in enumerate(batches, step):
+        yield step_input(to_device(batch, device), detector, config, done)
+
+
+def _ahead(
+    batches: Iterator[Batch], detector: Detector, config: Config, device: torch.device, step: int
+) -> Iterator[StepInput]:
+    """Prepare each batch in a thread, which waits for the device while this one launches the step before.
+
+    What the thread makes lies in memory that its stream hands out again as soon as nobody on the host refers to it,
+    whether the network's stream has read it or not. So an input is kept until the one after the next is made, and the
+    thread's stream waits for the network's to have done with those before.
+    """
+    network, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device, priority=-1)
+
+    def make(batch: Batch, done: int, free: torch.cuda.Event | None) -> StepInput:
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            if free is not None:
+                stream.wait_event(free)
+            return step_input(to_device(batch, device), detector, config, done)
+
+    with ThreadPoolExecutor(1, "step-input") as thread:
+        coming: Future[StepInput] | None = None
+        made: list[StepInput] = []
+        launched: list[torch.cuda.Event] = []  # of the steps whose inputs are in `made`, but for the last
+        for done in itertools.count(step):
+            batch, failure = None, None
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # told when the batches before are done
+                failure = error
+            if coming is not None:
+                made = [*made[-1:], coming.result()]
+                network.wait_stream(stream)
+            following = (
+                None if batch is None else thread.submit(make, batch, done, launched[-2] if len(launched) > 1 else None)
+            )
+            if coming is not None:
+                yield made[-1]
+                event = torch.cuda.Event()
+                event.record(network)
+                launched = [*launched[-1:], event]
+            if failure is not None:
+                raise failure
+            if following is None:
+                return
+            coming = following
