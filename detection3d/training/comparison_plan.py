@@ -23,19 +23,21 @@ EARLY = 0.75
 """Share of the schedule at which final runs are evaluated too."""
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
-_UNSEEN = ("workers", "checkpoint_every", "keep_checkpoints")  # settings that change no result
+# Settings that change no result, as nothing in `logging` does.
+_UNSEEN = (
+    "workers",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_skipped_in_a_row",
+    "evaluate_every",
+    "evaluate_frames",
+    "best_metric",
+)
 # Settings that came later, each with the value that stands for what was before: results from then stay valid.
 _LATER: dict[str, dict[str, Any]] = {
     "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
     "augmentation": {"objects": None, "off_for_last_steps": 0},
-    "training": {
-        "sync_batch_norm": True,
-        "freeze": [],
-        "max_skipped_in_a_row": 3,
-        "evaluate_every": 0,
-        "evaluate_frames": 0,
-        "best_metric": "LEVEL_2/APH",
-    },
+    "training": {"sync_batch_norm": True, "accumulation": 1, "freeze": [], "cuda_graphs": False},
 }
 
 
@@ -64,7 +66,7 @@ class Trial:
     @property
     def fingerprint(self) -> str:
         """Digest of all settings that the result depends on."""
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={"logging"})
         for section in ("data", "training"):
             tree[section] = {name: value for name, value in tree[section].items() if name not in _UNSEEN}
         for section, later in _LATER.items():
