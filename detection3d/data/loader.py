@@ -5,14 +5,14 @@ from `s * global_batch_size`. So no sample is dropped (a batch may span two epoc
 after a resume, with any number of workers, and on any number of ranks: rank r of R takes those from B r / R up to
 B (r + 1) / R, so that shares differ by one sample at most.
 
-With accumulation, a micro-batch is a batch: divide `global_batch_size` and multiply the steps.
+With accumulation, a batch consists of micro-batches, contiguous shares of it, and ranks share each of these so.
 """
 
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ def build_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    micro_batches: int = 1,
     sampling: Sampling = PLAIN,
     sweeps: int = 1,
     objects: ObjectSampler | None = None,
@@ -57,6 +58,7 @@ def build_loader(
         workers: processes that read; with 0 this process reads. Memory is pinned where there is a CUDA device.
         rank: of this process.
         world_size: number of ranks.
+        micro_batches: how many a batch is done in; their sizes are the batch's `parts`.
         sampling: which frames an epoch holds, and in what order.
         sweeps: how many frames of a segment make up a sample.
         objects: draws objects of other frames for the samples.
@@ -68,13 +70,20 @@ def build_loader(
         UserError: there are more ranks than samples, or the store is empty; while iterating, a frame can't be read or a
             worker was killed.
     """
-    if global_batch_size < world_size:
+    most = global_batch_size // micro_batches
+    if most < world_size:
+        parts = "" if micro_batches == 1 else f" in {micro_batches} micro-batches"
         raise UserError(
-            f"training.batch_size is {global_batch_size}, so {world_size} ranks would not have a sample each; start at"
-            f" most {global_batch_size} ranks, or use a larger batch"
+            f"training.batch_size is {global_batch_size}{parts}, so {world_size} ranks would not have a sample each;"
+            f" start at most {most} ranks, or use a larger batch"
         )
+    shares = tuple(
+        range(part.start + own.start, part.start + own.stop)
+        for part in (share_of_rank(global_batch_size, number, micro_batches) for number in range(micro_batches))
+        for own in (share_of_rank(len(part), rank, world_size),)
+    )
     order = FrameOrder(store, sampling, seed)
-    batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps, objects)
+    batches = _TrainingBatches(store, order, global_batch_size, shares, sweeps, objects)
     return _iterate(batches, range(start_step, total_steps), workers)
 
 
@@ -126,23 +135,25 @@ class _TrainingBatches(Dataset):
         store: Store,
         order: FrameOrder,
         global_batch_size: int,
-        rank: int,
-        world_size: int,
+        shares: tuple[range, ...],
         sweeps: int,
         objects: ObjectSampler | None,
     ) -> None:
         self._store = store
         self._order = order
         self._global_batch_size = global_batch_size
-        self._share = share_of_rank(global_batch_size, rank, world_size)
+        self._shares = shares
         self._sweeps = sweeps
         self._objects = objects
 
     def __getitem__(self, step: int) -> "Batch | UserError":
         first = step * self._global_batch_size
-        samples = range(first + self._share.start, first + self._share.stop)
+        samples = [first + number for share in self._shares for number in share]
         frames = [self._order.frame(sample) for sample in samples]
-        return _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
+        batch = _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
+        if isinstance(batch, UserError) or len(self._shares) == 1:
+            return batch
+        return replace(batch, parts=tuple(len(share) for share in self._shares))
 
 
 class _EvaluationBatches(Dataset):

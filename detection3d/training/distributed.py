@@ -7,6 +7,7 @@ on every rank, and nothing else has to be exchanged. No mean over a rank's own s
 be of different sizes.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from torch.distributed import ProcessGroup
@@ -54,6 +55,11 @@ def distribute(
     # Statistics are equal on all ranks by construction; a broadcast in every forward would only cost time. The argument
     # of this name has another one from torch 2.13 on.
     state.parallel.broadcast_buffers = False
+
+
+def without_averaging(state: TrainState) -> AbstractContextManager[None]:
+    """Go forward and backward in here to add to this rank's gradients alone; a later pass averages the sums."""
+    return nullcontext() if state.parallel is None else state.parallel.no_sync()
 
 
 def count_objects(targets: Targets, ranks: Ranks) -> Targets:

@@ -198,6 +198,18 @@ def test_shares_may_be_unequal_and_none_is_empty(store, world_size):
         assert torch.equal(torch.cat([share[step].sample_index for share in shares]), batch.sample_index)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_micro_batches_are_shares_of_which_ranks_have_shares(store, world_size):
+    options = {"global_batch_size": 5, "seed": 1, "total_steps": 2, "micro_batches": 2, "world_size": world_size}
+    shares = [list(build_loader(store, **options, rank=rank)) for rank in range(world_size)]
+    for step in range(2):
+        found = [share[step].sample_index.split(share[step].parts) for share in shares]
+        micro = [torch.cat([parts[number] for parts in found]).tolist() for number in range(2)]
+        assert micro == [[5 * step, 5 * step + 1], [5 * step + 2, 5 * step + 3, 5 * step + 4]]
+    with pytest.raises(UserError, match=r"batch_size is 5 in 2 micro-batches, so 3 ranks .* start at most 2 ranks"):
+        build_loader(store, **{**options, "world_size": 3})
+
+
 def test_what_cannot_be_shared_is_refused(store):
     with pytest.raises(UserError, match="batch_size is 4, so 5 ranks would not have a sample each; start at most 4"):
         build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=5)

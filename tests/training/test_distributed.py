@@ -181,6 +181,32 @@ def test_two_ranks_with_frozen_parts_train_as_one(two_ranks: RankGroup, store: P
     torch.testing.assert_close(first["state"], alone["state"], **EXACT)
 
 
+@pytest.mark.parametrize("method", ["graddrop", "{kind: gradnorm, then: graddrop}", "gradient_penalty"])
+def test_ranks_and_micro_batches_equal_one_rank_with_these(two_ranks: RankGroup, store: Path, method: str) -> None:
+    """The 5 samples of a step are micro-batches of 2 and 3, so a rank has 1 and 1 or 1 and 2."""
+    overrides = ("training.batch_size=5", "training.accumulation=2", f"multitask.method={method}")
+    alone = train_shares(None, store, overrides)
+    first, second = two_ranks.run(train_shares, store, overrides)
+    assert differences(first["state"], second["state"]) == []
+    for name in ("norms", "telemetry", "state"):
+        torch.testing.assert_close(first[name], alone[name], **EXACT)
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"], **EXACT)
+    at_once = train_shares(None, store, (*overrides, "training.accumulation=1"))
+    assert differences(alone["state"], at_once["state"]) != [], "statistics of a micro-batch are not the batch's"
+
+
+def test_micro_batches_equal_ranks_that_are_each_for_themselves(two_ranks: RankGroup, store: Path) -> None:
+    """Statistics, masks and draw of a rank that shares nothing but the loss's divisor are those of a micro-batch."""
+    overrides = ("training.batch_size=4", "multitask.sync=none", "training.clip_norm=1")
+    micro = train_shares(None, store, (*overrides, "training.accumulation=2"))
+    first, second = two_ranks.run(train_shares, store, (*overrides, "training.sync_batch_norm=false"))
+    torch.testing.assert_close(first["norms"], micro["norms"], **EXACT)
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, micro["losses"], **EXACT)
+    for name, value in micro["state"].items():
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(first["state"][name], value, **EXACT)
+
+
 def test_one_rank_keeps_its_bits(store: Path) -> None:
     alone = train_steps(None, store, ())
     with RankGroup(1) as group:
