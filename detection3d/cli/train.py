@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detection3d.cli.run import run
 from detection3d.training.launch import end_with_launcher, read_launch
+from detection3d.training.stop import Interrupted, notices_waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from detection3d.training.profiling import parse_steps
     from detection3d.training.rank_errors import kept_errors
     from detection3d.training.start import Start
-    from detection3d.training.stop import Interrupted
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem
@@ -76,4 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Run as a console command."""
-    sys.exit(run(main))
+    with notices_waiting():
+        status = run(main)
+    sys.exit(status)

@@ -54,7 +54,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     Raises:
         UserError: some are missing, or are no numbers.
     """
-    if _number(environment, "WORLD_SIZE", 1) > 1 or "RANK" in environment:
+    if _number(environment, "WORLD_SIZE", 1) > 1 or {"RANK", "WORLD_SIZE"} <= environment.keys():
         return _of_torchrun(environment)
     # Only in what srun started: a batch script has SLURM_PROCID and SLURM_NTASKS too, but is one process.
     if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:

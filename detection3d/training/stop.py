@@ -64,8 +64,23 @@ def stop_signals() -> Iterator[Stop]:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         wanted.remove(signal.SIGHUP)
     before = {number: signal.signal(number, ask) for number in wanted}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)  # one that has waited comes now
     try:
         yield stop
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def notices_waiting() -> Iterator[None]:
+    """Let notices wait while a training starts, which takes a while: unanswered, they would end it, or be lost.
+
+    `stop_signals` then hears them. SIGTERM is left out, so that a start can be ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

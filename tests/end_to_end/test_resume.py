@@ -4,14 +4,17 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from detection3d.training.checkpoint import last_checkpoint
+from tests.conftest import ROOT
 from tests.end_to_end.processes import final_state, logged, start_killed, start_training, wait_for_step
-from tests.small_run import group_ends, small_settings
+from tests.small_run import environment, group_ends, small_settings
 from tests.training.steps import differences
 
 
@@ -122,6 +125,31 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_pat
     assert errors == f"error: stopped at step {step}, saved in {path}; run the same command to go on\n"
     assert (run / "stopped").read_text() == f"stopped at step {step}; run the same command to go on\n"
     assert_goes_on_to_the_same_bits(command, run, straight)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "ignored at the start"])
+def test_a_notice_while_it_starts_is_heard_when_it_has_started(command, tmp_path, ignored):
+    script = (
+        "import os, signal\n"
+        "from detection3d import config_file\n"
+        "real = config_file.load_config\n"
+        "def load_config(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return real(*arguments)\n"
+        "config_file.load_config = load_config\n"
+        "from detection3d.cli.train import entry\n"
+        "entry()\n"
+    )
+    training = [sys.executable, "-c", script, *command, "--device", "cpu", "--output", str(tmp_path / "run")]
+    # As the batch scripts start torchrun, so that it does not die of what is meant for its ranks.
+    trap = "trap '' USR1;" if ignored else ""
+    launcher = ["bash", "-c", f'{trap} exec "$@"', "ranks"]
+    variables = environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [*launcher, *training], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    assert "stopped at step 1, saved in" in done.stderr
 
 
 @pytest.mark.slow
