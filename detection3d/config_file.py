@@ -15,6 +15,9 @@ from detection3d.errors import UserError
 SHIPPED = Path(__file__).parent / "configs"  # in an installed wheel
 CHECKOUT = Path(__file__).parent.parent / "configs"
 
+# Two ways to say how long a training is: an override of the one takes the place of the other.
+_ALTERNATIVES = {"training.steps": "epochs", "training.epochs": "steps"}
+
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a config file, apply overrides and check everything.
@@ -104,6 +107,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for name in parents:
         node = _child(node, name, key)
     node[_place(node, last, key)] = value
+    if isinstance(node, dict) and key in _ALTERNATIVES:
+        node.pop(_ALTERNATIVES[key], None)
 
 
 def _child(node: Any, name: str, key: str) -> Any:

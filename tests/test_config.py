@@ -101,7 +101,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("model.backbone.chanels=3", "model.backbone.chanels: unknown key; did you mean 'model.backbone.channels'?"),
         ("classes.1.nmsiou=0.1", "classes.1.nmsiou: unknown key; did you mean 'classes.1.nms_iou'?"),
         ("multitask.method.leek=0.1", "multitask.method.leek: unknown key; did you mean 'multitask.method.leak'?"),
-        ("decode.zzz=1", "decode.zzz: unknown key; known: max_detections, max_peaks, score_threshold"),
+        ("decode.zzz=1", "decode.zzz: unknown key; known: local_maxima, max_detections, max_peaks, score_threshold, "),
         ("training..steps=1", "training.: unknown key"),
     ],
 )
@@ -115,7 +115,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("training.steps=many", "training.steps: Input should be a valid integer (found 'many')"),
         ("training.steps=true", "training.steps: Input should be a valid integer (found True)"),
         ("training.steps=1.5", "training.steps: Input should be a valid integer (found 1.5)"),
-        ("training.steps=0", "training.steps: Input should be greater than 0 (found 0)"),
+        ("training.steps=0", "training: give either steps or epochs above 0; found 0 and 0"),
         ("training.steps=", "training.steps: Input should be a valid integer (found None)"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number (found nan)"),
         ("training.clip_norm=.inf", "training.clip_norm: Input should be a finite number (found inf)"),
@@ -124,6 +124,14 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("data.returns=[1,3]", "data.returns.1: Input should be 1 or 2 (found 3)"),
         ("data.returns=[]", "data.returns: "),
         ("classes=[]", "classes: "),
+        ("decode.views=[]", "decode.views: Tuple should have at least 1 item"),
+        ("decode.views=[flip_z]", "decode.views.0: Input should be 'identity', 'flip_x', 'flip_y' or 'flip_both'"),
+        ("decode.views=[flip_x, flip_x]", "decode: views: flip_x, flip_x names one twice; give each once"),
+        ("model.heads.box=[]", "model.heads.box: Tuple should have at least 1 item"),
+        ("model.heads.box=[heigt]", "model.heads.box.0: Input should be 'heatmap', 'quality', 'offset', 'height', "),
+        ("model.heads.box=[offset, size]", "model.heads: no head predicts height; add it to one"),
+        ("model.heads.orientation=[heading, size]", "model.heads: size is predicted twice; give each output to"),
+        ("model.heads.boxes=[size]", "model.heads.boxes: unknown key; did you mean 'model.heads.box'?"),
         ("classes.0.types.0=CAR", "classes.0.types.0: not an object type; types are UNKNOWN, VEHICLE, PEDESTRIAN, "),
         ("classes.1.types.0=VEHICLE", "config: classes: an object type belongs to one class only"),
         ("classes.1.types.0=UNKNOWN", "config: classes: UNKNOWN marks padding and can't be a class"),
@@ -163,10 +171,48 @@ def test_a_wrong_value_is_told_with_the_path_that_the_user_wrote(override, line)
             "model.neck={layers: [1, 1], strides: [1, 3], channels: [4, 4], upsampled_channels: [4, 4]}",
             "the backbone leaves 16 x 16 cells, which the neck's strides can't divide by 3",
         ),
+        (
+            "model.backbone={kind: pillar, channels: [4]}",
+            "holds 24 voxels along z; a pillar is as high as the range, so",
+        ),
+        ("model.backbone={kind: voxels}", "model.backbone: unknown kind 'voxels'; known: 'voxel', 'pillar'"),
+        (
+            "model.backbone={kind: pillar, channels: [4], blocks: [1]}",
+            "model.backbone.blocks: unknown key; known: chan",
+        ),
     ],
 )
 def test_the_grid_must_come_out_even(override, message):
     assert message in refusal(override)
+
+
+@pytest.mark.parametrize(
+    ("view", "axis"), [("flip_x", None), ("flip_y", "flip_y mirrors x"), ("flip_both", "flip_both mirrors x")]
+)
+def test_a_mirrored_view_needs_a_range_that_is_its_own_mirror_image(view, axis):
+    overrides = ("model.point_range=[-16,-16,-2,0,16,4]", f"decode.views=[identity, {view}]")
+    if axis is None:
+        assert small_config(*overrides).decode.views == ("identity", "flip_x")
+    else:
+        assert f"decode.views: {axis}, but model.point_range goes from -16 to 0 m there; make it" in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("low", "message"),
+    [("-15.9", "holds 127.6 voxels along x; it must be a whole number"), ("-15.75", "leaves 128 x 127 cells, which")],
+)
+def test_pillars_come_out_even_with_the_neck(low, message):
+    pillars = ("model.backbone={kind: pillar, channels: [4]}", "model.voxel_size=[0.25,0.25,6]")
+    neck = "model.neck={layers: [1, 1], strides: [1, 2], channels: [4, 4], upsampled_channels: [4, 4]}"
+    assert message in refusal(*pillars, neck, f"model.point_range=[{low},-16,-2,16,16,4]")
+    config = small_config(*pillars, neck, "model.point_range=[-15.5,-16,-2,16,16,4]")  # no multiple of 8
+    assert (config.model.stride, config.model.bev_size) == (1, (128, 126))
+
+
+def test_a_backbone_without_a_kind_is_of_voxels():
+    assert small_config().model.backbone.kind == "voxel"
+    assert small_config("model.backbone.kind=voxel") == small_config()
+    assert small_config().model.stride == 8
 
 
 def test_the_grid_size_is_z_y_x():
@@ -238,3 +284,17 @@ def test_the_tree_is_frozen():
     config: Config = small_config()
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_epochs_become_steps_once_the_frames_are_known():
+    config = load_config(
+        "tiny", ["training.epochs=2.5", "training.batch_size=4", "augmentation.off_for_last_share=0.2"]
+    )
+    assert (config.training.steps, config.training.epochs) == (0, 2.5)
+    resolved = config.in_steps(101)
+    assert (resolved.training.steps, resolved.training.epochs) == (64, 0)
+    assert resolved.augmentation.steps_without(resolved.training.steps) == 13
+    assert resolved.in_steps(7) == resolved
+    assert load_config("waymo_voxel", ["training.steps=10"]).training.epochs == 0  # the later word counts
+    with pytest.raises(UserError, match=r"augmentation.off_for_last_steps: training is stated in epochs"):
+        load_config("waymo_voxel", ["augmentation.off_for_last_steps=5"])

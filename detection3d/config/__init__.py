@@ -1,5 +1,8 @@
 """What a config file may say: one frozen tree of typed sections, checked in one place."""
 
+from detection3d.config.decode import DecodeConfig
+from detection3d.config.heads import HeadsConfig
+from detection3d.config.model import ModelConfig, NeckConfig, PillarBackboneConfig, VoxelBackboneConfig
 from detection3d.config.multitask import (
     CAGradConfig,
     ClippingConfig,
@@ -18,20 +21,15 @@ from detection3d.config.multitask import (
 )
 from detection3d.config.tree import (
     AugmentationConfig,
-    BackboneConfig,
     ClassConfig,
     Config,
     DataConfig,
-    DecodeConfig,
     LossConfig,
-    ModelConfig,
-    NeckConfig,
     TrainingConfig,
 )
 
 __all__ = [
     "AugmentationConfig",
-    "BackboneConfig",
     "CAGradConfig",
     "ClassConfig",
     "ClippingConfig",
@@ -41,6 +39,7 @@ __all__ = [
     "GradDropConfig",
     "GradNormConfig",
     "GradientPenaltyConfig",
+    "HeadsConfig",
     "IdentityConfig",
     "LossConfig",
     "MGDAConfig",
@@ -48,10 +47,12 @@ __all__ = [
     "MultitaskConfig",
     "NeckConfig",
     "PCGradConfig",
+    "PillarBackboneConfig",
     "RampConfig",
     "RandomSignConfig",
     "SigmoidConfig",
     "SumConfig",
     "TrainingConfig",
     "UncertaintyConfig",
+    "VoxelBackboneConfig",
 ]

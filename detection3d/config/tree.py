@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from detection3d.config.decode import DecodeConfig
+from detection3d.config.model import ModelConfig
 from detection3d.config.multitask import MultitaskConfig
 from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
 from detection3d.types.scene import ObjectType
@@ -36,6 +38,7 @@ class ClassConfig(Section):
     name: str
     types: Annotated[tuple[WaymoType, ...], Field(min_length=1)]  # labelled as any of these; detections carry the first
     nms_iou: Probability  # a detection with more BEV overlap with a better one of its class is dropped
+    quality_exponent: Probability = 0.0  # a: the score is class score^(1 - a) * predicted IoU^a
 
 
 class DataConfig(Section):
@@ -57,6 +60,11 @@ class ObjectSamplingConfig(Section):
     database: Path  # made by tools/make_object_database.py
     totals: Annotated[dict[str, PositiveInt], Field(min_length=1)]  # by class: a sample is filled up to so many objects
     off_for_last_steps: NonNegativeInt = 0  # of the training
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
+
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class AugmentationConfig(Section):
@@ -70,81 +78,11 @@ class AugmentationConfig(Section):
     point_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # largest share of points left out
     objects: ObjectSamplingConfig | None = None
     off_for_last_steps: NonNegativeInt = 0  # of the training: its end sees the data as they are
+    off_for_last_share: Probability = 0.0  # of the training; the longer of the two counts
 
-
-class BackboneConfig(Section):
-    """Sparse residual backbone of stride 8 (SECOND's layout with residual blocks)."""
-
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)]  # stages at stride 1, 2, 4, 8
-    blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=4, max_length=4)]  # residual, by stage
-    out_channels: PositiveInt  # after the last reduction of z
-    backend: Literal["auto", "torch", "spconv"] = "auto"  # auto: spconv on CUDA where installed, else torch
-    precision: Literal["float32", "tf32", "float16"] = "float32"  # of spconv's products; sums are float32
-
-
-class NeckConfig(Section):
-    """Two-dimensional network on the bird's-eye view: stages, each brought back to the first one's resolution."""
-
-    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # 3x3 convolutions of each stage after its first
-    strides: tuple[PositiveInt, ...]
-    channels: tuple[PositiveInt, ...]
-    upsampled_channels: tuple[PositiveInt, ...]
-
-    @model_validator(mode="after")
-    def _same_number_of_stages(self) -> "NeckConfig":
-        lengths = {len(self.layers), len(self.strides), len(self.channels), len(self.upsampled_channels)}
-        if len(lengths) != 1:
-            raise ValueError("layers, strides, channels and upsampled_channels need one entry for each stage")
-        if self.strides[0] != 1:
-            raise ValueError("the first stage keeps the resolution of the backbone: strides[0] must be 1")
-        return self
-
-
-class ModelConfig(Section):
-    """The detector's network."""
-
-    point_range: tuple[float, float, float, float, float, float]  # x, y, z from; x, y, z to, metres, vehicle frame
-    voxel_size: tuple[Positive, Positive, Positive]  # x, y, z, metres; x and y alike
-    backbone: BackboneConfig
-    neck: NeckConfig
-    shared_channels: PositiveInt  # of the feature that the heads share, where the fork stands
-    head_channels: PositiveInt
-    fork_after_relu: bool = False  # the fork stands before the shared feature's ReLU unless told
-
-    @model_validator(mode="after")
-    def _range_is_whole_cells(self) -> "ModelConfig":
-        if self.voxel_size[0] != self.voxel_size[1]:
-            x, y, _ = self.voxel_size
-            raise ValueError(
-                f"voxel_size is {x} m along x and {y} m along y; cells are square, so give one number twice"
-            )
-        for axis, low, high, size in zip(
-            "xyz", self.point_range[:3], self.point_range[3:], self.voxel_size, strict=True
-        ):
-            if low >= high:
-                raise ValueError(f"point_range is empty along {axis}: {low} to {high} m")
-            cells = (high - low) / size
-            whole = abs(cells - round(cells)) < 1e-6 * cells
-            if axis in "xy" and not (whole and round(cells) % 8 == 0):
-                raise ValueError(f"point_range holds {cells:g} voxels along {axis}; it must be a multiple of 8")
-            if axis == "z" and not (whole and round(cells) % 16 == 8 and cells > 8):
-                # other depths lose their top plane in a strided convolution without padding
-                raise ValueError(f"point_range holds {cells:g} voxels along z; it must be 24, 40, 56, ... (8 + 16 n)")
-        _, height, width = self.grid_size
-        reduction = math.prod(self.neck.strides)
-        if height // 8 % reduction or width // 8 % reduction:
-            raise ValueError(
-                f"the backbone leaves {height // 8} x {width // 8} cells, which the neck's strides can't divide by"
-                f" {reduction}; change point_range, voxel_size or neck.strides"
-            )
-        return self
-
-    @property
-    def grid_size(self) -> tuple[int, int, int]:
-        """Voxels along (z, y, x)."""
-        low, high = self.point_range[:3], self.point_range[3:]
-        x, y, z = (round((b - a) / s) for a, b, s in zip(low, high, self.voxel_size, strict=True))
-        return z, y, x
+    def steps_without(self, steps: int) -> int:
+        """Return how many of the training's last steps are without."""
+        return max(self.off_for_last_steps, round(self.off_for_last_share * steps))
 
 
 class LossConfig(Section):
@@ -153,6 +91,9 @@ class LossConfig(Section):
     classification_weight: NonNegative = 1.0
     box_weight: NonNegative = 2.0
     orientation_weight: NonNegative = 2.0
+    quality_weight: NonNegative = 1.0  # within its task; counts where a head predicts "quality"
+    velocity_weight: NonNegative = 0.2  # within its task, against 1 of each other output; likewise
+    iou_weight: NonNegative = 0.0  # within the box task, of a DIoU loss; the heading does not learn from it
     min_overlap: Annotated[float, Field(gt=0, lt=1)] = 0.1  # IoU that the Gaussian's radius stands for (CenterPoint)
     min_radius: NonNegativeInt = 2  # cells
     min_points: NonNegativeInt = 1  # objects with fewer lidar points are no targets
@@ -161,7 +102,10 @@ class LossConfig(Section):
 class TrainingConfig(Section):
     """Optimisation and bookkeeping."""
 
-    steps: PositiveInt
+    steps: NonNegativeInt = 0  # either steps or epochs
+    epochs: NonNegative = (
+        0.0  # passes over the frames that the data section chooses; steps are made of them at the start
+    )
     batch_size: PositiveInt  # samples of one step over all ranks
     learning_rate: Positive  # the one-cycle schedule's peak
     weight_decay: NonNegative = 0.01
@@ -197,6 +141,12 @@ class TrainingConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_one_length(self) -> "TrainingConfig":
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"give either steps or epochs above 0; found {self.steps} and {self.epochs:g}")
+        return self
+
+    @model_validator(mode="after")
     def _cycle_has_a_way_down(self) -> "TrainingConfig":
         if self.warmup + self.tail >= 1:
             raise ValueError(
@@ -210,14 +160,6 @@ class LoggingConfig(Section):
     """Where the numbers of a run go beside metrics.jsonl and TensorBoard."""
 
     wandb: str | None = None  # project of Weights & Biases; needs the extra "wandb"
-
-
-class DecodeConfig(Section):
-    """From the heads' maps to boxes."""
-
-    score_threshold: Probability = 0.1
-    max_peaks: PositiveInt = 500  # candidates of a frame, over all classes
-    max_detections: PositiveInt = 300  # kept of a frame
 
 
 class Config(Section):
@@ -256,16 +198,61 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _outputs_fit_their_use(self) -> "Config":
+        heads, loss = self.model.heads, self.loss
+        rectified = [item.name for item in self.classes if item.quality_exponent > 0]
+        if rectified and not (heads.predict("quality") and loss.quality_weight > 0):
+            raise ValueError(
+                f"classes: quality_exponent of {', '.join(rectified)} needs a quality that is learnt; add quality to"
+                " model.heads.classification and give loss.quality_weight, or set the exponent to 0"
+            )
+        if heads.predict("velocity") and self.data.sweeps == 1:
+            raise ValueError(
+                "model.heads: velocity can't be told from a single sweep; set data.sweeps above 1 or leave it out"
+            )
+        if loss.iou_weight > 0 and not {"offset", "height", "size"} & set(heads.box):
+            raise ValueError(
+                "loss.iou_weight is a loss of the box head, which predicts none of offset, height and size; set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mirrored_range_is_the_range(self) -> "Config":
+        low, high = self.model.point_range[:2], self.model.point_range[3:5]
+        for axis, views in enumerate((("flip_y", "flip_both"), ("flip_x", "flip_both"))):
+            mirrored = [view for view in self.decode.views if view in views]
+            if mirrored and low[axis] != -high[axis]:
+                raise ValueError(
+                    f"decode.views: {mirrored[0]} mirrors {'xy'[axis]}, but model.point_range goes from {low[axis]:g}"
+                    f" to {high[axis]:g} m there; make it symmetric or leave the view out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _something_is_augmented(self) -> "Config":
         last = {"augmentation": self.augmentation.off_for_last_steps}
         if self.augmentation.objects is not None:
             last["augmentation.objects"] = self.augmentation.objects.off_for_last_steps
         for name, steps in last.items():
+            if steps and self.training.epochs:
+                raise ValueError(f"{name}.off_for_last_steps: training is stated in epochs; give off_for_last_share")
             if steps > self.training.steps:
                 raise ValueError(
                     f"{name}.off_for_last_steps is {steps}, more than the {self.training.steps} training.steps"
                 )
         return self
+
+    def in_steps(self, frames: int) -> "Config":
+        """Return the config with the training's length in steps, whichever way it was stated.
+
+        Args:
+            frames: of an epoch, after `data.every` and `data.sampling`.
+        """
+        if self.training.steps:
+            return self
+        steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
+        training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
+        return self.model_copy(update={"training": training})
 
     @model_validator(mode="after")
     def _evaluations_have_data(self) -> "Config":

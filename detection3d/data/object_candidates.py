@@ -55,13 +55,14 @@ class ObjectSampler:
         if validation is not None and config.data.train != validation and cut_from == validation.resolve():
             reason = f"its objects were cut from the validation data, {validation}; make one of the training data"
             raise UserError(f"{wanted.database}: {reason}")
-        without = max(wanted.off_for_last_steps, config.augmentation.off_for_last_steps)
+        steps = config.training.steps
+        without = max(wanted.steps_without(steps), config.augmentation.steps_without(steps))
         sampler = cls(
             database,
             tuple(tuple(int(kind) for kind in item.types) for item in config.classes),
             tuple(wanted.totals.get(item.name, 0) for item in config.classes),
             config.seed,
-            (config.training.steps - without) * config.training.batch_size,
+            (steps - without) * config.training.batch_size,
         )
         for item, total, numbers in zip(config.classes, sampler.totals, sampler.numbers, strict=True):
             if total and not len(numbers):

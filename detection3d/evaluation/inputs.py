@@ -88,6 +88,11 @@ def check_detections(item: Detections) -> None:
         count,
         {"types": item.types, "scores": item.scores, "overlaps_no_label_zone": item.overlaps_no_label_zone},
     )
+    if item.velocity is not None and item.velocity.shape != (count, 2):
+        raise UserError(
+            f"{_where(item)}: there are {count} detections, but velocity has shape {item.velocity.shape}; it must be"
+            f" ({count}, 2)"
+        )
     for index in np.flatnonzero(~((item.scores >= 0) & (item.scores <= 1))):
         raise UserError(f"{_where(item)}: detection {index} has score {item.scores[index]}; scores must lie in [0, 1]")
 

@@ -7,12 +7,11 @@ stride 1, 2, 4 and 8, then a reduction along z. What is left of z becomes channe
 import torch
 from torch import Tensor, nn
 
-from detection3d.config import BackboneConfig
+from detection3d.config import VoxelBackboneConfig
 from detection3d.model.norm import BatchNorm
 from detection3d.model.sparse import Backend, SparseConv3d, SparseTensor, SubmanifoldConv3d, build_backend
 from detection3d.model.voxelize import FEATURES
 
-STRIDE = 8
 DOWN = (3, 3, 3)
 SUBMANIFOLD = (3, 3, 3)
 
@@ -29,7 +28,7 @@ class SparseBackbone(nn.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: VoxelBackboneConfig,
         grid_size: tuple[int, int, int],
         device: torch.device,
         features: int = FEATURES,

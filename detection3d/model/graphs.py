@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detection3d.model.norm import BatchNorm
+
 
 class GraphedPass(nn.Module):
     """Runs a module's training passes, forward and backward, as CUDA graphs; everything else as the module does.
@@ -40,9 +42,14 @@ class GraphedPass(nn.Module):
         # The passes that warm up and are recorded move running statistics, which they must not.
         before = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         replay = _Replayed(self.module)
+        norms = [module for module in self.module.modules() if isinstance(module, BatchNorm)]
+        for norm in norms:
+            norm.fused = True
         dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
         with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False):
             torch.cuda.make_graphed_callables(replay, samples)
+        for norm in norms:
+            norm.fused = False
         for buffer, value in before:
             buffer.copy_(value)
         return replay

@@ -21,25 +21,27 @@ class BatchNorm(nn.BatchNorm2d):
     With fewer than two values to a channel there is no variance; such a batch is normalised with the running
     statistics and leaves them alone. (torch raises instead.)
 
-    In training on CUDA all of it is a few fused kernels (`norm_kernels`), where Triton works.
-
     Args:
         channels: C.
         relu: whether a ReLU follows.
 
     Attributes:
         ranks: over whose values statistics are taken in training; see `synchronize_norms`.
+        fused: do all of it in a few kernels of our own, on CUDA, where Triton works. They take the GPU half the time of
+            torch's and the host four times as long, so they are for passes that are replayed as CUDA graphs. Over
+            several ranks torch has none, and these are taken in any case.
     """
 
     def __init__(self, channels: int, *, relu: bool = False) -> None:
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
         self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.ranks = Ranks()
+        self.fused = False
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise, add `residual` of the same shape and apply the activation; the shape stays."""
-        if self.training and type(self.activation) in (nn.ReLU, nn.Identity) and (kernels := fused_for(input)):
-            relu = type(self.activation) is nn.ReLU
+        if self.training and (self.fused or self.ranks.size > 1) and (kernels := fused_for(input)):
+            relu = isinstance(self.activation, nn.ReLU)
             result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
             assert isinstance(result, Tensor)
             return result

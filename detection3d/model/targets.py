@@ -3,11 +3,12 @@
 Targets of CenterPoint (Yin et al., CVPR 2021), drawn for all objects of a batch at once on the device.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from detection3d.config import Config
-from detection3d.model.backbone import STRIDE
+from detection3d.config import ClassConfig, Config
 from detection3d.types.scene import ObjectType
 from detection3d.types.tensors import BoxLabels, Targets
 
@@ -25,28 +26,33 @@ def build_targets(labels: BoxLabels, config: Config) -> Targets:
     Returns:
         Targets on the device of the labels. `global_count` counts this process's objects.
     """
-    device = labels.boxes.device
     grid = BevGrid(config)
-    classes = class_of_type(config, device)[labels.types]
+    classes = class_of_type(config.classes, labels.types.device)[labels.types]
     position = grid.to_cells(labels.boxes[..., :2])
     cell = torch.floor(position)
-    limits = torch.tensor([grid.width, grid.height], device=device)
-    inside = ((cell >= 0) & (cell < limits)).all(dim=-1)
+    column, row = cell.unbind(-1)
+    inside = (column >= 0) & (column < grid.width) & (row >= 0) & (row < grid.height)
     valid = (classes >= 0) & inside & (labels.num_points >= config.loss.min_points)
     column, row = torch.where(valid.unsqueeze(-1), cell, 0.0).to(torch.int64).unbind(-1)
 
     size = labels.boxes[..., 3:6].clamp(min=MIN_SIZE)
     heading = labels.boxes[..., 6]
-    box = torch.cat([position - cell - 0.5, labels.boxes[..., 2:3], torch.log(size)], dim=-1)
     radius = gaussian_radius(size[..., 0] / grid.cell, size[..., 1] / grid.cell, config.loss.min_overlap)
     radius = torch.floor(radius).clamp(min=config.loss.min_radius, max=LARGEST_RADIUS)
     heatmap = draw_gaussians(column, row, radius, classes, valid, shape=(len(config.classes), grid.height, grid.width))
+
+    def masked(values: Tensor) -> Tensor:
+        return torch.where(valid.unsqueeze(-1), values, 0.0)
+
     return Targets(
         heatmap=heatmap,
         cell=row * grid.width + column,
         valid=valid,
-        box=torch.where(valid.unsqueeze(-1), box, 0.0),
-        orientation=torch.stack([torch.sin(heading), torch.cos(heading)], dim=-1),
+        offset=masked(position - cell - 0.5),
+        height=masked(labels.boxes[..., 2:3]),
+        size=masked(torch.log(size)),
+        heading=masked(torch.stack([torch.sin(heading), torch.cos(heading)], dim=-1)),
+        velocity=masked(labels.velocity),
         global_count=valid.sum().clamp(min=1).to(torch.float32),
     )
 
@@ -63,27 +69,33 @@ class BevGrid:
 
     def __init__(self, config: Config) -> None:
         model = config.model
-        _, height, width = model.grid_size
-        self.height, self.width = height // STRIDE, width // STRIDE
-        self.cell = model.voxel_size[0] * STRIDE
+        self.height, self.width = model.bev_size
+        self.cell = model.voxel_size[0] * model.stride
         self.low = model.point_range[:2]
 
     def to_cells(self, xy: Tensor) -> Tensor:
         """Metres [..., 2] (x, y) to cells; the whole part is the column or row."""
-        return (xy - torch.tensor(self.low, device=xy.device)) / self.cell
+        # Number by number: a tensor of them would have to be copied to the device, and the step would wait for it.
+        x, y = xy.unbind(-1)
+        return torch.stack([x - self.low[0], y - self.low[1]], dim=-1) / self.cell
 
     def to_metres(self, position: Tensor) -> Tensor:
         """Undo `to_cells`."""
-        return position * self.cell + torch.tensor(self.low, device=position.device)
+        x, y = (position * self.cell).unbind(-1)
+        return torch.stack([x + self.low[0], y + self.low[1]], dim=-1)
 
 
-def class_of_type(config: Config, device: torch.device) -> Tensor:
-    """Return int64 [5]: the class of each `ObjectType`, -1 for types that the detector does not find."""
-    classes = [-1] * len(ObjectType)
-    for index, item in enumerate(config.classes):
+@lru_cache(maxsize=16)
+def class_of_type(classes: tuple[ClassConfig, ...], device: torch.device) -> Tensor:
+    """Return int64 [5]: the class of each `ObjectType`, -1 for types that the detector does not find.
+
+    Kept from one call to the next, so that no step waits for the copy to the device.
+    """
+    numbers = [-1] * len(ObjectType)
+    for index, item in enumerate(classes):
         for object_type in item.types:
-            classes[object_type] = index
-    return torch.tensor(classes, device=device)
+            numbers[object_type] = index
+    return torch.tensor(numbers, device=device)
 
 
 def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor:
@@ -136,5 +148,5 @@ def draw_gaussians(
     sample = torch.arange(batch, device=column.device)[:, None, None, None]
     index = ((sample * channels + classes[..., None, None]) * height + y) * width + x
     heatmap = torch.zeros(batch * channels * height * width, device=column.device)
-    heatmap.scatter_reduce_(0, torch.where(drawn, index, 0).flatten(), (value * drawn).flatten(), "amax")
+    heatmap.scatter_reduce_(0, torch.where(drawn, index, 0).flatten(), torch.where(drawn, value, 0.0).flatten(), "amax")
     return heatmap.view(batch, channels, height, width)

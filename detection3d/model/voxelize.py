@@ -16,6 +16,15 @@ FEATURES = 5
 """Of a point of a single sweep; with several, its age is one more."""
 
 
+def point_scale(point_range: tuple[float, ...], features: int) -> Tensor:
+    """Return what a point's features are multiplied with, so that x, y and z reach about 1; float32 [features]."""
+    reach = max(abs(value) for value in (*point_range[:2], *point_range[3:5]))
+    scale = torch.ones(features)
+    scale[:2] = 1 / reach
+    scale[2] = 1 / max(abs(point_range[2]), point_range[5], 1.0)
+    return scale
+
+
 class MeanVoxelizer(nn.Module):
     """Mean of the points in each voxel; intensity and elongation are squashed with tanh, x and y scaled to the range.
 
@@ -36,12 +45,8 @@ class MeanVoxelizer(nn.Module):
         self.cells = (width, height, depth)
         self.register_buffer("low", torch.tensor(config.point_range[:3]), persistent=False)
         self.register_buffer("size", torch.tensor(config.voxel_size), persistent=False)
-        reach = max(abs(value) for value in (*config.point_range[:2], *config.point_range[3:5]))
-        scale = torch.ones(features)
-        scale[:2] = 1 / reach
-        scale[2] = 1 / max(abs(config.point_range[2]), config.point_range[5], 1.0)
         self.features = features
-        self.register_buffer("feature_scale", scale, persistent=False)
+        self.register_buffer("feature_scale", point_scale(config.point_range, features), persistent=False)
 
     @torch.no_grad()
     def forward(self, points: Points, batch_size: int) -> SparseTensor:

@@ -32,6 +32,7 @@ def augmented_frames(store: Store, config: Config, count: int, segment: str | No
         UserError: the store or the database can't be used as the config wants, or the segment is never drawn.
     """
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
+    config = config.in_steps(len(store.every(config.data.every)))
     order, objects = FrameOrder(store, Sampling.of(config), config.seed), ObjectSampler.of(config)
     samples = range(len(order))
     if segment is not None:

@@ -13,6 +13,7 @@ import yaml
 
 from detection3d.config import Config
 from detection3d.config_file import parse_config
+from detection3d.data.store import Store
 from detection3d.errors import UserError
 
 BASELINE = "sum"
@@ -23,7 +24,7 @@ EARLY = 0.75
 """Share of the schedule at which final runs are evaluated too."""
 
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
-# Settings that change no result, as nothing in `logging` does.
+# Settings that change no result.
 _UNSEEN = (
     "workers",
     "checkpoint_every",
@@ -34,10 +35,30 @@ _UNSEEN = (
     "best_metric",
 )
 # Settings that came later, each with the value that stands for what was before: results from then stay valid.
-_LATER: dict[str, dict[str, Any]] = {
-    "data": {"sweeps": 1, "every": 1, "sampling": "uniform"},
-    "augmentation": {"objects": None, "off_for_last_steps": 0},
-    "training": {"sync_batch_norm": True, "accumulation": 1, "freeze": [], "cuda_graphs": False},
+_LATER: dict[str, Any] = {
+    "augmentation.objects": None,
+    "augmentation.off_for_last_share": 0.0,
+    "augmentation.off_for_last_steps": 0,
+    "classes.*.quality_exponent": 0.0,
+    "data.every": 1,
+    "data.sampling": "uniform",
+    "data.sweeps": 1,
+    "decode.local_maxima": False,
+    "decode.views": ["identity"],
+    "loss.iou_weight": 0.0,
+    "loss.quality_weight": 1.0,
+    "loss.velocity_weight": 0.2,
+    "model.backbone.kind": "voxel",
+    "model.heads": {
+        "classification": ["heatmap"],
+        "box": ["offset", "height", "size"],
+        "orientation": ["heading"],
+    },
+    "training.accumulation": 1,
+    "training.cuda_graphs": False,
+    "training.epochs": 0.0,
+    "training.freeze": [],
+    "training.sync_batch_norm": True,
 }
 
 
@@ -69,10 +90,8 @@ class Trial:
         tree = self.config.model_dump(mode="json", exclude={"logging"})
         for section in ("data", "training"):
             tree[section] = {name: value for name, value in tree[section].items() if name not in _UNSEEN}
-        for section, later in _LATER.items():
-            tree[section] = {
-                name: value for name, value in tree[section].items() if name not in later or value != later[name]
-            }
+        for path, before in _LATER.items():
+            _forget(tree, path.split("."), before)
         return hashlib.sha256(json.dumps([tree, self.early], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -136,7 +155,7 @@ class ComparisonPlan:
 
     def method_config(self, method: str, rate: float, seed: int) -> Config:
         """Return the config with a method, a learning rate and a seed in place."""
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={"logging"})
         tree["seed"] = seed
         tree["multitask"]["method"] = self.methods[method]
         tree["training"]["learning_rate"] = rate
@@ -181,13 +200,16 @@ def make_plan(
         raise UserError(f"--seeds {seeds}: give 1 to {GRID_SEED}")
     if len(set(rates)) > 1 and not 1 <= grid_seeds <= GRID_SEED:
         raise UserError(f"--grid-seeds {grid_seeds}: give 1 to {GRID_SEED}, or a single one of --learning-rates")
+    for section in ("train", "validation"):
+        if getattr(config.data, section) is None:
+            raise UserError(f"data.{section} is not set: give the folder of a prepared store (data.{section}=FOLDER)")
+    if config.training.epochs:
+        assert config.data.train is not None
+        config = config.in_steps(len(Store.open(config.data.train).every(config.data.every)))
     if config.training.steps < 4:
         raise UserError(
             f"training.steps is {config.training.steps}; runs are evaluated at 3/4 of it, so give at least 4"
         )
-    for section in ("train", "validation"):
-        if getattr(config.data, section) is None:
-            raise UserError(f"data.{section} is not set: give the folder of a prepared store (data.{section}=FOLDER)")
     plan = ComparisonPlan(config, dict(parsed), tuple(sorted(set(rates))), seeds, grid_seeds, output)
     for name in plan.methods:
         plan.method_config(name, plan.rates[0], config.seed)  # a wrong setting is told before anything is trained
@@ -240,3 +262,15 @@ def _stop_early_too(config: Config) -> tuple[Config, int]:
     keep = (training.steps - early) // every + 2
     changed = training.model_copy(update={"checkpoint_every": every, "keep_checkpoints": keep})
     return config.model_copy(update={"training": changed}), early
+
+
+def _forget(node: Any, path: Sequence[str], value: Any) -> None:
+    """Take the entry at `path` out where it has the value; `*` stands for every entry of a list."""
+    name, *rest = path
+    if name == "*":
+        for item in node:
+            _forget(item, rest, value)
+    elif rest:
+        _forget(node[name], rest, value)
+    elif name in node and node[name] == value:
+        del node[name]

@@ -16,6 +16,7 @@ from detection3d.errors import UserError
 from detection3d.evaluation import overlaps_no_label_zone
 from detection3d.model.decode import decode, to_detections
 from detection3d.model.detector import Detector
+from detection3d.model.views import detect_in_views
 from detection3d.training.checkpoint import fitting
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import build_detector
@@ -94,7 +95,7 @@ def detect_store(
             batch.points, returns=config.data.returns, drop_no_label_zone=config.data.drop_no_label_zone_points
         )
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            outputs = detector.detect(points, batch.size)
+            outputs = detect_in_views(detector, points, batch.size, config)
         for frame, found in enumerate(to_detections(decode(outputs, config), batch.keys, config)):
             yield _flag_no_label_zone(found, store, numbers[done + frame])
         done += batch.size

@@ -50,6 +50,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
     store = Store.open(config.data.train)
     store.require(config.data.returns, config.model.point_range, config.data.sweeps)
+    config = config.in_steps(len(store.every(config.data.every)))
     ObjectSampler.of(config)  # here, so that a wrong database is told before anything is built
     state = build_state(config, device)
     _refuse_other_settings(config, store, team)

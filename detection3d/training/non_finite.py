@@ -110,9 +110,11 @@ class SkippedSteps:
         """
         losses = result.losses.as_dict()
         numbers = [state.skipped[1], result.left_out, result.gradient_norm, *losses.values()]
-        together = torch.stack([number.detach().double() for number in numbers]).to("cpu", non_blocking=True)
+        together = torch.stack([number.detach().double() for number in numbers])
         arrived = None
-        if result.left_out.is_cuda:
+        if together.is_cuda:
+            # A copy to memory that is not pinned would wait.
+            together = torch.empty_like(together, device="cpu", pin_memory=True).copy_(together, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
         self._pending.append(_Pending(state.step, batch, tuple(losses), together, arrived))

@@ -96,7 +96,7 @@ def _forward(state: TrainState, part: MicroBatch, targets: Targets, config: Conf
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(part.voxels, part.sample_index)
-    losses = compute_losses(outputs, replace(part.targets, global_count=targets.global_count), config.loss)
+    losses = compute_losses(outputs, replace(part.targets, global_count=targets.global_count), config)
     weighed = state.fork.weigh(losses.as_dict(), outputs.features)
     return losses, torch.stack(list(weighed.values())).sum()
 

@@ -17,8 +17,7 @@ from detection3d.config import Config
 from detection3d.data.augment import augment
 from detection3d.data.object_paste import paste_objects
 from detection3d.data.unpack import unpack
-from detection3d.model.detector import Detector
-from detection3d.model.sparse import SparseTensor
+from detection3d.model.detector import Detector, Voxels
 from detection3d.model.targets import build_targets
 from detection3d.types.tensors import Batch, BoxLabels, Points, Targets, to_device
 
@@ -28,12 +27,12 @@ class MicroBatch:
     """Samples that go through the network together.
 
     Attributes:
-        voxels: with the kernel maps of all layers.
+        voxels: or pillars; voxels with the kernel maps of all layers.
         targets: `global_count` is that of the rank's whole batch.
         sample_index: int64 [B], as the batch's.
     """
 
-    voxels: SparseTensor
+    voxels: Voxels
     targets: Targets
     sample_index: Tensor
 
@@ -66,7 +65,7 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
     if batch.objects is not None:
         objects = unpack(batch.objects.points, returns=returns, drop_no_label_zone=without_zones)
         points, labels = paste_objects(points, labels, objects, batch.objects.labels, config.loss.min_points)
-    if step < config.training.steps - config.augmentation.off_for_last_steps:
+    if step < config.training.steps - config.augmentation.steps_without(config.training.steps):
         points, labels = augment(
             points, labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
         )

@@ -164,6 +164,7 @@ class Detections:
         types: uint8 [D], `ObjectType`.
         scores: float32 [D], in [0, 1].
         overlaps_no_label_zone: bool [D]; unmatched detections in a no-label zone are not false positives.
+        velocity: float32 [D, 2], m/s, axes of the vehicle frame, motion over the ground; None where it isn't predicted.
     """
 
     context_name: str
@@ -172,6 +173,7 @@ class Detections:
     types: UInt8Array
     scores: Float32Array
     overlaps_no_label_zone: BoolArray
+    velocity: Float32Array | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -114,19 +114,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What the three heads say, each [B, *, H, W].
+    """What the three heads say. Which output has which channels of which map is told by `model.layout`.
+
+    The outputs, by name: `heatmap`, a logit for each class; `offset`, of the centre from the cell's centre (x, y) in
+    cells; `height`, the centre's z in metres; `size`, log of length, width and height in metres; `heading`, its sine
+    and cosine, not normalised; `quality`, 2 IoU - 1 of the cell's box with its object; `velocity` (x, y) in m/s.
 
     Attributes:
-        heatmap: class logits, [B, classes, H, W].
-        box: [B, 6, H, W]: centre offset (x, y) from the cell's centre in cells, z in metres, log of length, width and
-            height (metres).
-        orientation: [B, 2, H, W]: sine and cosine of the heading, not normalised.
+        maps: by task, [B, *, H, W].
         features: the fork's alias of the shared feature by task, [B, C, H, W], which its method may ask for.
     """
 
-    heatmap: Tensor
-    box: Tensor
-    orientation: Tensor
+    maps: dict[str, Tensor]
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -138,8 +137,11 @@ class Targets:
         heatmap: float32 [B, classes, H, W], Gaussians with peak 1.
         cell: int64 [B, M], flat index y * W + x of each object's cell; 0 where not valid.
         valid: bool [B, M], objects of a known class, inside the range and with points.
-        box: float32 [B, M, 6], in the layout of `HeadOutputs.box`.
-        orientation: float32 [B, M, 2], sine and cosine.
+        offset: float32 [B, M, 2], as all that follows in the units of `HeadOutputs`, and 0 where not valid.
+        height: float32 [B, M, 1].
+        size: float32 [B, M, 3].
+        heading: float32 [B, M, 2].
+        velocity: float32 [B, M, 2].
         global_count: float32 scalar, what losses are divided by: valid objects over all ranks, at least 1, divided by
             the number of ranks, so that the mean of the ranks' losses is the loss of all their samples.
     """
@@ -147,20 +149,17 @@ class Targets:
     heatmap: Tensor
     cell: Tensor
     valid: Tensor
-    box: Tensor
-    orientation: Tensor
+    offset: Tensor
+    height: Tensor
+    size: Tensor
+    heading: Tensor
+    velocity: Tensor
     global_count: Tensor
 
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """One scalar for each task; each depends on its own head alone.
-
-    Attributes:
-        classification: penalty-reduced focal loss.
-        box: L1 of offset, z and log-size.
-        orientation: L1 of sine and cosine.
-    """
+    """One scalar for each task: the sum of its outputs' losses. Each depends on its own head alone."""
 
     classification: Tensor
     box: Tensor

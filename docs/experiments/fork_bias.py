@@ -150,15 +150,15 @@ def detector_gradients(run: Path, batches: int, fixed_norms: bool) -> Iterator[F
         points, labels = augment(
             points, batch.labels, config=config.augmentation, seed=config.seed, sample_index=batch.sample_index
         )
-        outputs = detector(points, batch.size, batch.sample_index)
+        outputs = detector(detector.encode(points, batch.size), batch.sample_index)
         targets = build_targets(labels, config)
-        losses = compute_losses(outputs, targets, config.loss).as_dict()
+        losses = compute_losses(outputs, targets, config).as_dict()
         found = [
             torch.autograd.grad(loss, outputs.features[task], retain_graph=True)[0] for task, loss in losses.items()
         ]
-        objects = torch.zeros(batch.size, outputs.box[0, 0].numel())
+        objects = torch.zeros(batch.size, targets.heatmap[0, 0].numel())
         objects.scatter_reduce_(1, targets.cell, targets.valid.float(), "amax")
-        near = max_pool2d(objects.view(batch.size, 1, *outputs.box.shape[2:]), 5, stride=1, padding=2)[:, 0] > 0
+        near = max_pool2d(objects.view(batch.size, 1, *targets.heatmap.shape[2:]), 5, stride=1, padding=2)[:, 0] > 0
         yield ForkGradients(tuple(losses), torch.stack(found), outputs.features["classification"].detach(), near)
 
 

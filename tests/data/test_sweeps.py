@@ -104,8 +104,9 @@ def test_a_detector_takes_the_age(store):
         inside = (np.floor((points.values[:, :3].double().numpy() - low) / size) == cell[row].numpy()).all(1)
         assert float(voxels.features[row, 5]) == pytest.approx(float(points.values[inside, 5].mean()), abs=1e-6)
     with torch.no_grad():
-        now = detector.detect(points, 1).heatmap
-        older = detector.detect(replace(points, values=points.values + torch.tensor([0, 0, 0, 0, 0, 1.0])), 1).heatmap
+        now = detector.detect(points, 1).maps["classification"]
+        aged = replace(points, values=points.values + torch.tensor([0, 0, 0, 0, 0, 1.0]))
+        older = detector.detect(aged, 1).maps["classification"]
     assert not torch.equal(now, older)
 
 

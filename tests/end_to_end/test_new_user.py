@@ -42,7 +42,7 @@ def refused(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tyni"], "error: tyni: no such config file; shipped configs: real_scans, small, tiny, waymo_voxel"),
+        (["tyni"], "error: tyni: no such config file; shipped configs: real_scans, small, tiny, waymo_pillar,"),
         (["tiny", "training.setps=5"], "training.setps: unknown key; did you mean 'training.steps'?"),
         (["tiny", "training.steps=soon"], "training.steps: Input should be a valid integer (found 'soon')"),
         (["tiny", "training.steps", "5"], "override 'training.steps': write key=value, such as training.steps=100"),
@@ -60,7 +60,10 @@ def test_evaluating_refuses_what_it_cannot_use(tmp_path, capfd):
     for arguments, message in (
         (["nowhere"], "nowhere: no such run folder; it is what tools/train.py writes with --output"),
         ([str(tmp_path / "run")], "no checkpoint in"),
-        ([str(tmp_path / "run"), "--checkpoint", "a.pt"], "not a run folder, since it holds no config.yaml"),
+        (
+            [str(tmp_path / "run"), "--checkpoint", "a.pt"],
+            "a.pt: no such checkpoint; give last, best, or one of the files in",
+        ),
     ):
         assert run(evaluate.main, arguments) == 1
         assert message in capfd.readouterr().err

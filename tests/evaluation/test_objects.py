@@ -58,6 +58,21 @@ def test_parquet_keeps_frames_without_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".bin"])
+def test_detections_keep_their_velocity(tmp_path, suffix):
+    path = tmp_path / f"detections{suffix}"
+    speeds = (np.float32([[1, -2], [30, 0.5]]), np.float32([[-7, 8]]))
+    moving = [dataclasses.replace(item, velocity=speed) for item, speed in zip(DETECTIONS, speeds, strict=True)]
+    write_detections(path, moving)
+    for read, written in zip(read_detections(path), moving, strict=True):
+        assert_same(read, written)
+    write_detections(path, [moving[0], DETECTIONS[1]])  # one frame's alone can't be told in columns
+    assert (read_detections(path)[0].velocity is None) == (suffix == ".parquet")
+    assert read_detections(path)[1].velocity is None
+    with pytest.raises(UserError, match=r"2 detections, but velocity has shape \(1, 2\); it must be \(2, 2\)"):
+        write_detections(path, [dataclasses.replace(DETECTIONS[0], velocity=speeds[1])])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".bin"])
 def test_unknown_velocity_stays_unknown(tmp_path, suffix):
     path = tmp_path / f"truth{suffix}"
     write_ground_truth(path, [dataclasses.replace(TRUTH[0], velocity=None), TRUTH[1]])

@@ -85,6 +85,40 @@ def check_second_derivative(device: str) -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
 
 
+def check_shares(device: str) -> None:
+    """Two ranks' shares of the rows, one of them empty in turn, give the statistics and gradients of all rows."""
+    generator = torch.Generator().manual_seed(5)
+    values, gradient = (torch.randn(900, 6, generator=generator).to(device) for _ in range(2))
+    weight, bias = torch.rand(6, generator=generator).to(device), torch.rand(6, generator=generator).to(device)
+    for cut in (0, 300):
+        found = []
+        for shares in ((values,), (values[:cut], values[cut:])):
+            norm = BatchNorm(6).to(device)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
+            running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+            parts = [norm_kernels.sums(share, norm.running_mean) for share in shares]
+            totals = [norm_kernels.added(part, len(share)) for part, share in zip(parts, shares, strict=True)]
+            total = torch.stack(totals).sum(0)
+            several = len(shares) > 1
+            count = total[-1] if several else None
+            whole = total[None, :-1] if several else parts[0]
+            numbers = norm_kernels.finish(whole, len(shares[0]), count, running[0], weight, bias, running, 0.1, 1e-3)
+            slopes = [
+                norm_kernels.gradient_sums(slope, share, None, numbers[2])
+                for slope, share in zip(gradient.split([len(share) for share in shares]), shares, strict=True)
+            ]
+            added = [norm_kernels.added(slope, len(share)) for slope, share in zip(slopes, shares, strict=True)]
+            back = torch.stack(added).sum(0)[None, :-1] if several else slopes[0]
+            factors = [
+                norm_kernels.finish_gradient(slope, back, len(share), count, numbers[2:], weight)
+                for slope, share in zip(slopes, shares, strict=True)
+            ]
+            found.append([numbers, *running, torch.stack([item[:2] for item in factors]).sum(0), factors[-1][2:]])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
 def check_repeated(device: str) -> None:
     """The same bits every time."""
     values = torch.randn(30_000, 16, generator=torch.Generator().manual_seed(4)).to(device)
@@ -99,6 +133,7 @@ CHECKS = (
     check_nan_comes_through,
     check_strided_gradient,
     check_second_derivative,
+    check_shares,
     check_repeated,
 )
 

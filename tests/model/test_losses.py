@@ -15,11 +15,26 @@ from detection3d.multitask import Sum, TaskFork
 from detection3d.types.tensors import BoxLabels, HeadOutputs, Points
 
 SHIPPED = sorted(path.stem for path in CHECKOUT.glob("*.yaml"))
+SMALL = {
+    "voxel": ("model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]"),
+    "pillar": ("model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[4,4,6]"),
+}
+CHANGES = {
+    "as shipped": (),
+    "quality": ("model.heads.classification=[heatmap, quality]",),
+    "overlap": ("loss.iou_weight=1", "model.heads.classification=[quality, heatmap]"),
+    "moved": (
+        "model.heads={classification: [heatmap, quality], box: [size, offset], orientation: [heading, height]}",
+        "loss.iou_weight=1",
+    ),
+}
+CHANGES["velocity"] = ("data.sweeps=2", "model.heads.box=[offset, height, size, velocity]")
+WIDTHS = {"classification": 3, "box": 6, "orientation": 2}  # channels of the heads unless told
 
 
 def one_car(config: Config) -> BoxLabels:
     boxes = torch.tensor([[[3.0, -2.0, 0.5, 4.5, 1.9, 1.6, 0.3], [0, 0, 0, 0, 0, 0, 0]]])
-    return BoxLabels(boxes, torch.tensor([[1, 0]]), torch.tensor([[20, 0]]), torch.zeros(1, 2, 2))
+    return BoxLabels(boxes, torch.tensor([[1, 0]]), torch.tensor([[20, 0]]), torch.ones(1, 2, 2))
 
 
 def test_focal_loss_equals_scalars() -> None:
@@ -46,11 +61,10 @@ def test_focal_loss_is_finite_at_saturated_cells(dtype: torch.dtype) -> None:
 def test_values_by_hand(config: Config) -> None:
     targets = build_targets(one_car(config), config)
     height, width = targets.heatmap.shape[2:]
-    outputs = HeadOutputs(
-        torch.zeros(1, 3, height, width), torch.zeros(1, 6, height, width), torch.zeros(1, 2, height, width)
-    )
-    losses = compute_losses(outputs, targets, config.loss)
-    assert float(losses.box) == pytest.approx(config.loss.box_weight * float(targets.box[0, 0].abs().sum()), rel=1e-5)
+    outputs = HeadOutputs({task: torch.zeros(1, width_of, height, width) for task, width_of in WIDTHS.items()})
+    losses = compute_losses(outputs, targets, config)
+    box = sum(float(getattr(targets, name)[0, 0].abs().sum()) for name in ("offset", "height", "size"))
+    assert float(losses.box) == pytest.approx(config.loss.box_weight * box, rel=1e-5)
     turned = abs(math.sin(0.3)) + abs(math.cos(0.3))
     assert float(losses.orientation) == pytest.approx(config.loss.orientation_weight * turned, rel=1e-5)
 
@@ -60,25 +74,25 @@ def test_losses_of_a_sample_twice_are_the_same(config: Config) -> None:
     twice = BoxLabels(*(torch.cat([value, value]) for value in vars(labels).values()))
     generator = torch.Generator().manual_seed(0)
     once, doubled = build_targets(labels, config), build_targets(twice, config)
-    maps = [torch.randn(1, c, *once.heatmap.shape[2:], generator=generator) for c in (3, 6, 2)]
-    a = compute_losses(HeadOutputs(*maps), once, config.loss)
-    b = compute_losses(HeadOutputs(*(torch.cat([m, m]) for m in maps)), doubled, config.loss)
+    shape = once.heatmap.shape[2:]
+    maps = {task: torch.randn(1, width, *shape, generator=generator) for task, width in WIDTHS.items()}
+    a = compute_losses(HeadOutputs(maps), once, config)
+    b = compute_losses(HeadOutputs({task: torch.cat([m, m]) for task, m in maps.items()}), doubled, config)
     for x, y in zip(a.as_dict().values(), b.as_dict().values(), strict=True):
         torch.testing.assert_close(x, y)
 
 
+@pytest.mark.parametrize("changes", [*CHANGES.values()], ids=list(CHANGES))
 @pytest.mark.parametrize("name", SHIPPED)
-def test_each_loss_reaches_its_own_alias_alone(name: str) -> None:
+def test_each_loss_reaches_its_own_alias_alone(name: str, changes: tuple[str, ...]) -> None:
     """The fork's premise, in the config's own heads; the range is made small, the layers stay."""
-    config = load_config(name, ["model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]"])
+    config = load_config(name, [*SMALL[load_config(name).model.backbone.kind], *changes])
     detector = Detector(config, TaskFork(TASKS, Sum()), torch.device("cpu"))
     shared = torch.randn(1, config.model.shared_channels, 32, 32)
     aliases = {task: shared.clone().requires_grad_() for task in TASKS}
     maps = {task: detector.heads[task](aliases[task]) for task in TASKS}
     targets = build_targets(one_car(config), config)
-    losses = compute_losses(
-        HeadOutputs(maps["classification"], maps["box"], maps["orientation"]), targets, config.loss
-    ).as_dict()
+    losses = compute_losses(HeadOutputs(maps), targets, config).as_dict()
     assert tuple(losses) == TASKS
     for task, loss in losses.items():
         gradients = torch.autograd.grad(loss, list(aliases.values()), retain_graph=True, allow_unused=True)
@@ -93,7 +107,7 @@ def test_an_empty_batch_trains_every_parameter(config: Config) -> None:
     labels = BoxLabels(
         torch.zeros(2, 0, 7), *torch.zeros(2, 2, 0, dtype=torch.int64), torch.zeros(2, 0, 2)
     )  # fmt: skip
-    losses = compute_losses(detector.detect(nothing, 2), build_targets(labels, config), config.loss)
+    losses = compute_losses(detector.detect(nothing, 2), build_targets(labels, config), config)
     sum(losses.as_dict().values(), torch.zeros(())).backward()
     missing = [name for name, weight in detector.named_parameters() if weight.grad is None]
     assert not missing

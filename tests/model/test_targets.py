@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from detection3d.config import Config
 from detection3d.config_file import load_config
-from detection3d.model.decode import boxes_at, decode, to_detections
+from detection3d.model.decode import decode, to_detections
 from detection3d.model.targets import BevGrid, build_targets, gaussian_radius
-from detection3d.types.tensors import BoxLabels, HeadOutputs
+from detection3d.types.tensors import BoxLabels, HeadOutputs, Targets
+from tests.model.reading import box_at
 
 
 def labels_of(samples: list[list[tuple[int, list[float], int]]]) -> BoxLabels:
@@ -81,13 +82,13 @@ def test_targets_equal_loops(config: Config, seed: int) -> None:
                     expected[b, index, v, u] = max(expected[b, index, v, u], value)
             assert int(targets.cell[b, m]) == row * width + column
             np.testing.assert_allclose(
-                targets.box[b, m].tolist(),
+                described_box(targets)[b, m].tolist(),
                 [(x + 16) / cell - column - 0.5, (y + 16) / cell - row - 0.5, z,
                  math.log(length), math.log(wide), math.log(high)],
                 rtol=1e-4, atol=1e-5,
             )  # fmt: skip
             np.testing.assert_allclose(
-                targets.orientation[b, m].tolist(), [math.sin(heading), math.cos(heading)], atol=1e-6
+                targets.heading[b, m].tolist(), [math.sin(heading), math.cos(heading)], atol=1e-6
             )
     assert float(targets.global_count) == count
     np.testing.assert_allclose(targets.heatmap.numpy(), expected, atol=1e-6)
@@ -107,6 +108,11 @@ def test_radius_equals_scalars(length: float, width: float, overlap: float) -> N
     assert float(ours) == pytest.approx(slow_radius(length, width, overlap), rel=1e-9, abs=1e-9)
 
 
+def described_box(targets: Targets) -> torch.Tensor:
+    """What the box head says unless told otherwise, [B, M, 6]."""
+    return torch.cat([targets.offset, targets.height, targets.size], dim=-1)
+
+
 def perfect_outputs(labels: BoxLabels, config: Config) -> HeadOutputs:
     targets = build_targets(labels, config)
     grid = BevGrid(config)
@@ -120,7 +126,9 @@ def perfect_outputs(labels: BoxLabels, config: Config) -> HeadOutputs:
         return result.view(batch, -1, grid.height, grid.width)
 
     heatmap = torch.where(targets.heatmap == 1, 5.0, -9.0)
-    return HeadOutputs(heatmap, paint(targets.box), paint(targets.orientation))
+    return HeadOutputs(
+        {"classification": heatmap, "box": paint(described_box(targets)), "orientation": paint(targets.heading)}
+    )
 
 
 def test_decoding_perfect_maps_gives_the_boxes_back(config: Config) -> None:
@@ -145,7 +153,7 @@ def test_decoding_perfect_maps_gives_the_boxes_back(config: Config) -> None:
 def test_the_best_of_two_overlapping_boxes_stays(config: Config) -> None:
     labels = labels_of([[(1, [0.1, 0.1, 0.7, 4.4, 1.9, 1.6, 0.0], 9), (1, [2.1, 0.1, 0.7, 4.4, 1.9, 1.6, 0.0], 9)]])
     outputs = perfect_outputs(labels, config)
-    outputs.heatmap[outputs.heatmap > 0] = torch.tensor([2.0, 3.0])
+    outputs.maps["classification"][outputs.maps["classification"] > 0] = torch.tensor([2.0, 3.0])
     assert torch.sigmoid(torch.tensor(3.0)).item() == pytest.approx(float(decode(outputs, config).scores[0]))
     assert len(decode(outputs, config).scores) == 1
 
@@ -153,8 +161,8 @@ def test_the_best_of_two_overlapping_boxes_stays(config: Config) -> None:
 @pytest.mark.parametrize(("sine", "cosine"), [(0.0, -1.0), (-0.0, -1.0), (1e-9, -1.0)])
 def test_headings_never_reach_pi(config: Config, sine: float, cosine: float) -> None:
     orientation = torch.tensor([sine, cosine]).view(1, 2, 1, 1).expand(1, 2, 16, 16)
-    outputs = HeadOutputs(torch.zeros(1, 3, 16, 16), torch.zeros(1, 6, 16, 16), orientation)
-    heading = float(boxes_at(outputs, torch.zeros(1, 1, dtype=torch.int64), config)[0, 0, 6])
+    outputs = HeadOutputs({"box": torch.zeros(1, 6, 16, 16), "orientation": orientation})
+    heading = float(box_at(outputs, torch.zeros(1, 1, dtype=torch.int64), config)[0, 0, 6])
     assert heading == pytest.approx(-math.pi)
 
 
@@ -175,8 +183,9 @@ def test_each_class_has_its_own_suppression_and_the_best_come_first(config: Conf
     ]
     apart = config.model_copy(update={"classes": tuple(classes)})
     outputs = perfect_outputs(labels_of(samples), apart)
-    outputs.heatmap[0, 0][outputs.heatmap[0, 0] > 0] = torch.tensor([1.0, 2.0])
-    outputs.heatmap[0, 1][outputs.heatmap[0, 1] > 0] = torch.tensor([3.0, 4.0])
+    vehicle, pedestrian, _ = outputs.maps["classification"][0]
+    vehicle[vehicle > 0] = torch.tensor([1.0, 2.0])
+    pedestrian[pedestrian > 0] = torch.tensor([3.0, 4.0])
     decoded = decode(outputs, apart)
     assert decoded.classes.tolist() == [1, 0, 0]
     torch.testing.assert_close(decoded.scores, torch.sigmoid(torch.tensor([4.0, 2.0, 1.0])))
@@ -185,11 +194,41 @@ def test_each_class_has_its_own_suppression_and_the_best_come_first(config: Conf
 
 
 def test_limits_of_peaks_and_detections(config: Config) -> None:
-    outputs = HeadOutputs(torch.zeros(2, 3, 16, 16), torch.full((2, 6, 16, 16), -3.0), torch.ones(2, 2, 16, 16))
+    outputs = HeadOutputs(
+        {
+            "classification": torch.zeros(2, 3, 16, 16),
+            "box": torch.full((2, 6, 16, 16), -3.0),
+            "orientation": torch.ones(2, 2, 16, 16),
+        }
+    )
     wide = load_config("tiny", ["model.point_range=[-16,-16,-2,16,16,4]", "model.voxel_size=[0.25,0.25,0.25]",
                                 "decode.max_peaks=20", "decode.max_detections=7"])  # fmt: skip
     decoded = decode(outputs, wide)
     assert decoded.samples.tolist() == [0] * 7 + [1] * 7
-    assert torch.equal(
-        boxes_at(outputs, torch.zeros(2, 1, dtype=torch.int64), wide).isfinite().all(), torch.tensor(True)
+    assert torch.equal(box_at(outputs, torch.zeros(2, 1, dtype=torch.int64), wide).isfinite().all(), torch.tensor(True))
+
+
+def test_candidates_may_be_the_local_maxima_of_their_class(config: Config) -> None:
+    peaks = config.model_copy(
+        update={
+            "decode": config.decode.model_copy(update={"local_maxima": True, "score_threshold": 0.2}),
+            "classes": tuple(item.model_copy(update={"nms_iou": 1.0}) for item in config.classes),
+        }
     )
+    heatmap = torch.full((1, 3, 16, 16), -9.0)
+    heatmap[0, 0, 4:7, 4:7] = 1.0
+    heatmap[0, 0, 5, 5] = 2.0  # surpasses its eight neighbours
+    heatmap[0, 0, 5, 7] = 1.5  # two cells away, surpasses the rest
+    heatmap[0, 1, 5, 6] = 0.5  # another class
+    heatmap[0, 2, 0, 0:2] = 0.7  # neither surpasses the other
+    heatmap[0, 2, 15, 15] = float("nan")
+    outputs = HeadOutputs(
+        {"classification": heatmap, "box": torch.zeros(1, 6, 16, 16), "orientation": torch.ones(1, 2, 16, 16)}
+    )
+    decoded = decode(outputs, peaks)
+    finite = decoded.scores.isfinite()
+    assert (~finite).sum() == 1, "what isn't a number is told"
+    found = sorted(zip(decoded.classes[finite].tolist(), decoded.scores[finite].logit().tolist(), strict=True))
+    assert [number for number, _ in found] == [0, 0, 1, 2, 2]
+    assert [logit for _, logit in found] == pytest.approx([1.5, 2.0, 0.5, 0.7, 0.7], abs=1e-5)
+    assert len(decode(outputs, config).scores) > 10

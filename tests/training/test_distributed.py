@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from detection3d.config import LossConfig
+from detection3d.config import Config
 from detection3d.config.multitask import MethodConfig
 from detection3d.data.collate import collate
 from detection3d.data.store import Store
@@ -109,7 +109,7 @@ def train_on(rank: int | None, batches: Iterable[Batch], store: Path, overrides:
     }
 
 
-def losses_in_double(outputs: HeadOutputs, targets: Targets, config: LossConfig) -> TaskLosses:
+def losses_in_double(outputs: HeadOutputs, targets: Targets, config: Config) -> TaskLosses:
     with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):  # their own type is float32
         return compute_losses(outputs, targets, config)
 
@@ -172,6 +172,20 @@ def test_without_synchronised_norms_each_rank_has_statistics_of_its_own(two_rank
     assert any("running_" not in name for name in differences(first, alone))
 
 
+@pytest.mark.parametrize("pillars", [False, True])
+def test_two_ranks_train_other_models_as_one(two_ranks: RankGroup, store: Path, pillars: bool) -> None:
+    """Quality and IoU losses, whose numbers are of a rank's own objects; and norms over the points of pillars."""
+    heads = "model.heads={classification: [heatmap, quality], box: [offset, height, size], orientation: [heading]}"
+    overrides = (heads, "loss.iou_weight=1", "training.clip_norm=1")
+    if pillars:
+        overrides += ("model.backbone={kind: pillar, channels: [8, 8]}", "model.voxel_size=[1,1,6]")
+    alone = train_steps(None, store, overrides)
+    first, second = two_ranks.run(train_steps, store, overrides)
+    assert differences(first["state"], second["state"]) == []
+    torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"], **EXACT)
+    torch.testing.assert_close(first["state"], alone["state"], **EXACT)
+
+
 @pytest.mark.parametrize("frozen", ["[backbone, neck]", "[shared_norm, heads.box]"])
 def test_two_ranks_with_frozen_parts_train_as_one(two_ranks: RankGroup, store: Path, frozen: str) -> None:
     overrides = ("multitask.method=graddrop", f"training.freeze={frozen}")
@@ -232,4 +246,5 @@ def count_on_rank(rank: int, counts: tuple[int, int]) -> torch.Tensor:
 def some_targets(objects: int) -> Targets:
     valid = torch.arange(8).reshape(2, 4) < objects
     nothing = torch.zeros(())
-    return Targets(nothing, nothing, valid, nothing, nothing, global_count=torch.tensor(float(max(objects, 1))))
+    described = dict.fromkeys(("offset", "height", "size", "heading", "velocity"), nothing)
+    return Targets(nothing, nothing, valid, **described, global_count=torch.tensor(float(max(objects, 1))))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,17 +42,13 @@ def test_training_does_not_feel_it(tmp_path, store, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(periodic_evaluation, "write_evaluation", with_numba)
-    train(small_config(*EVERY, data=store), tmp_path / "run", CPU)
+    train(small_config(*EVERY, "training.evaluate_every=4", data=store), tmp_path / "run", CPU)
     assert torch.get_num_threads() == 1
     assert differences(last_of(tmp_path / "run"), last_of(tmp_path / "plain")) == []
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 2, 3, 4, 4, 5, 5]
-    assert [row["step"] for row in rows if "evaluation/LEVEL_2/APH" in row] == [2, 4, 5]
-    assert [path.name for path in sorted((tmp_path / "run" / "evaluation").iterdir())] == [
-        "00000002",
-        "00000004",
-        "00000005",
-    ]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 4, 5, 5]
+    assert [row["step"] for row in rows if "evaluation/LEVEL_2/APH" in row] == [4, 5]
+    assert [path.name for path in sorted((tmp_path / "run" / "evaluation").iterdir())] == ["00000004", "00000005"]
 
 
 def test_it_measures_what_the_tool_measures(tmp_path, store):
@@ -73,7 +70,7 @@ def test_some_frames_are_evenly_spaced(tmp_path, store):
     assert list(spaced(10, 5)) == [1, 3, 5, 7, 9]
     assert list(spaced(5, 3)) == [0, 2, 4]
     assert list(spaced(1000, 1)) == [500]
-    train(small_config(*EVERY, data=store), tmp_path, CPU)
+    train(small_config(*EVERY, "training.evaluate_every=4", "training.steps=4", data=store), tmp_path, CPU)
     folder, opened = tmp_path / "evaluation" / "00000004", Store.open(store)
     assert [item.key for item in read_detections(folder / "detections.parquet")] == [opened.key(i) for i in (0, 2, 4)]
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -81,19 +78,25 @@ def test_some_frames_are_evenly_spaced(tmp_path, store):
     assert "3 of 5 frames, evenly spaced" in (folder / "report.html").read_text()
 
 
-def values_of(*values: float):
-    left = list(values)
-    return lambda _: {"evaluation/LEVEL_2/APH": left.pop(0)}
+def measure_cheaply(monkeypatch: pytest.MonkeyPatch, values: dict[int, float], killed_at: int = 0) -> None:
+    """Let evaluations have these values by step, without metrics and report; one of them is killed."""
+
+    def write(*arguments):
+        step = arguments[6]
+        if step == killed_at:
+            raise KeyboardInterrupt
+        return SimpleNamespace(metrics=step)
+
+    monkeypatch.setattr(periodic_evaluation, "write_evaluation", write)
+    monkeypatch.setattr(periodic_evaluation, "_values", lambda step: {"evaluation/LEVEL_2/APH": values[step]})
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, store, monkeypatch, capsys):
     config = small_config(*EVERY, "training.keep_checkpoints=1", data=store)
-    monkeypatch.setattr(periodic_evaluation, "_values", values_of(0.25, 0.125, 0.25))
+    measure_cheaply(monkeypatch, {2: 0.25, 4: 0.125, 5: 0.25})
     train(config, tmp_path, CPU)
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
-        "step_00000002.pt",
-        "step_00000005.pt",
-    ]
+    kept = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert kept == ["step_00000002.pt", "step_00000005.pt"]
     best = read_best(tmp_path / "checkpoints")
     assert best is not None
     assert (best.step, best.value, best.metric, best.frames) == (2, 0.25, "LEVEL_2/APH", 3)
@@ -107,26 +110,22 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, store, monkeypatc
 
 def test_a_run_that_ends_in_an_evaluation_does_it_again(tmp_path, store, monkeypatch):
     config = small_config(*EVERY, "training.keep_checkpoints=1", data=store)
-    real = periodic_evaluation.write_evaluation
-
-    def killed(run, config, evaluated, detections, folder, checkpoint, step, device):
-        if step == 4:
-            raise KeyboardInterrupt
-        return real(run, config, evaluated, detections, folder, checkpoint, step, device)
-
-    monkeypatch.setattr(periodic_evaluation, "write_evaluation", killed)
+    values = {2: 0.25, 4: 0.5, 5: 0.125}
+    measure_cheaply(monkeypatch, values, killed_at=4)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", CPU)
     assert find_checkpoint(tmp_path / "run").name == "step_00000003.pt"
-    monkeypatch.setattr(periodic_evaluation, "write_evaluation", real)
+    measure_cheaply(monkeypatch, values)
     train(config, tmp_path / "run", CPU)
     train(config, tmp_path / "straight", CPU)
     assert differences(last_of(tmp_path / "run"), last_of(tmp_path / "straight")) == []
-    best = [read_best(tmp_path / name / "checkpoints") for name in ("run", "straight")]
-    assert best[0] == best[1] is not None
-    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "straight")]
-    shown = [[row for row in either if "evaluation/LEVEL_2/APH" in row] for either in rows]
-    assert shown[0] == shown[1] != []
+    for name in ("run", "straight"):
+        best = read_best(tmp_path / name / "checkpoints")
+        assert best is not None
+        assert (best.step, best.value) == (4, 0.5)
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        shown = {row["step"]: row["evaluation/LEVEL_2/APH"] for row in rows if "evaluation/LEVEL_2/APH" in row}
+        assert shown == values
 
 
 def test_values_of_other_data_are_not_compared(tmp_path):
@@ -151,13 +150,13 @@ def test_without_validation_data_it_is_refused():
 
 def train_on_rank(rank: int, store: Path, run: Path) -> list[int]:
     team = Team(rank, 2, dist.new_group(backend="gloo"))
-    train(small_config(*EVERY, data=store), run, CPU, team)
+    train(small_config(*EVERY, "training.evaluate_every=5", data=store), run, CPU, team)
     return [row["step"] for row in read_metrics(run / "metrics.jsonl") if "evaluation/LEVEL_2/APH" in row]
 
 
 def test_ranks_share_the_frames(store: Path, tmp_path: Path):
     with RankGroup(2) as group:
-        assert group.run(train_on_rank, store, tmp_path) == [[2, 4, 5]] * 2
+        assert group.run(train_on_rank, store, tmp_path) == [[5]] * 2
     folder, opened = tmp_path / "evaluation" / "00000005", Store.open(store)
     assert [item.key for item in read_detections(folder / "detections.parquet")] == [opened.key(i) for i in (0, 2, 4)]
     assert not list(tmp_path.rglob("of_rank_*"))

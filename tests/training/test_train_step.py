@@ -45,11 +45,12 @@ def plain_losses(model: Detector, batch: Batch, config: Config) -> list[torch.Te
     objects = [(b, m) for b, m in targets.valid.nonzero().tolist()]
     assert len(objects) > 2
     width = box.shape[-1]
+    wanted = torch.cat([targets.offset, targets.height, targets.size], dim=-1)
     size_error, heading_error = box.new_zeros(()), box.new_zeros(())
     for b, m in objects:
         y, x = divmod(int(targets.cell[b, m]), width)
-        size_error = size_error + F.l1_loss(box[b, :, y, x], targets.box[b, m], reduction="sum")
-        heading_error = heading_error + F.l1_loss(orientation[b, :, y, x], targets.orientation[b, m], reduction="sum")
+        size_error = size_error + F.l1_loss(box[b, :, y, x], wanted[b, m], reduction="sum")
+        heading_error = heading_error + F.l1_loss(orientation[b, :, y, x], targets.heading[b, m], reduction="sum")
     weights = config.loss
     return [
         weights.classification_weight * -(found + quiet) / len(objects),

@@ -71,6 +71,8 @@ def table_to_detections(table: ObjectTable) -> tuple[Detections, ...]:
     scores = table.rows.floats[:, SCORE].copy()
     types = table.rows.integers[:, TYPE].astype(np.uint8)
     in_zone = table.rows.integers[:, IN_ZONE].astype(np.bool_)
+    velocity = np.ascontiguousarray(table.rows.floats[:, VELOCITY][:, :2])
+    moving = table.rows.present & HAS_SPEED != 0
     return tuple(
         Detections(
             context_name=key[0],
@@ -79,6 +81,7 @@ def table_to_detections(table: ObjectTable) -> tuple[Detections, ...]:
             types=types[start:end],
             scores=scores[start:end],
             overlaps_no_label_zone=in_zone[start:end],
+            velocity=velocity[start:end] if moving[start:end].all() and end > start else None,
         )
         for key, start, end in table.frames()
     )

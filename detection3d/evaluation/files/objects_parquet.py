@@ -1,7 +1,8 @@
 """Detections and ground truth in parquet, one row for each frame, so that frames without boxes survive.
 
 Columns: context_name, timestamp_micros, then one list for each quantity: center_x ... heading, type and so on. All
-lists of a row have the same length. The file's metadata say what it holds and in which version.
+lists of a row have the same length. Detections have a velocity where the detector predicts one. The file's metadata say
+what it holds and in which version.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,15 @@ SCHEMA_VERSION = "1"
 
 _BOX_COLUMNS = ("center_x", "center_y", "center_z", "length", "width", "height", "heading")
 _VELOCITY_COLUMNS = ("velocity_x", "velocity_y", "velocity_z")
+_OVER_GROUND: dict[str, pa.DataType] = dict.fromkeys(_VELOCITY_COLUMNS[:2], pa.float32())
 _DETECTION_COLUMNS = {"type": pa.uint8(), "score": pa.float32(), "overlaps_no_label_zone": pa.bool_()}
 _TRUTH_COLUMNS = {"type": pa.uint8(), "level": pa.uint8(), "num_points": pa.int32()}
 
 
 def encode_detections(detections: Sequence[Detections]) -> memoryview:
     """Return the file's content."""
+    velocities = [item.velocity for item in detections if item.velocity is not None]
+    moving = len(velocities) == len(detections) > 0
     return _encode(
         "detections",
         detections,
@@ -34,15 +38,17 @@ def encode_detections(detections: Sequence[Detections]) -> memoryview:
             "type": [item.types for item in detections],
             "score": [item.scores for item in detections],
             "overlaps_no_label_zone": [item.overlaps_no_label_zone for item in detections],
+            **{name: [velocity[:, k] for velocity in velocities] for k, name in enumerate(_OVER_GROUND) if moving},
         },
-        _detection_types(),
+        _detection_types() | _OVER_GROUND,
     )
 
 
 def decode_detections(path: Path) -> tuple[Detections, ...]:
     """Read detections; raises DataError where the file isn't one of them."""
-    keys, offsets, columns = _decode(path, "detections", _detection_types())
+    keys, offsets, columns = _decode(path, "detections", _detection_types(), _OVER_GROUND)
     boxes = _stack(columns, _BOX_COLUMNS)
+    velocity = _stack(columns, tuple(_OVER_GROUND)) if columns.keys() >= _OVER_GROUND.keys() else None
     return tuple(
         Detections(
             context_name=context_name,
@@ -51,6 +57,7 @@ def decode_detections(path: Path) -> tuple[Detections, ...]:
             types=columns["type"][start:end],
             scores=columns["score"][start:end],
             overlaps_no_label_zone=columns["overlaps_no_label_zone"][start:end],
+            velocity=None if velocity is None else velocity[start:end],
         )
         for (context_name, timestamp), start, end in zip(keys, offsets[:-1], offsets[1:], strict=True)
     )
@@ -125,9 +132,9 @@ def _encode(
 
 
 def _decode(
-    path: Path, kind: str, types: Mapping[str, pa.DataType]
+    path: Path, kind: str, types: Mapping[str, pa.DataType], optional: Mapping[str, pa.DataType] | None = None
 ) -> tuple[list[tuple[str, int]], npt.NDArray[np.int64], dict[str, np.ndarray]]:
-    """Read frame keys, [F + 1] offsets of their boxes, and the flat columns."""
+    """Read frame keys, [F + 1] offsets of their boxes, and the flat columns; optional ones where the file has them."""
     content = path.read_bytes()
     try:
         table = pq.read_table(pa.BufferReader(content))
@@ -141,6 +148,7 @@ def _decode(
     version = metadata.get(b"detection3d_version", b"").decode(errors="replace")
     if version != SCHEMA_VERSION:
         raise DataError(path, f"has version {version!r} of the format, this program reads {SCHEMA_VERSION!r}")
+    types = {**types, **{name: value for name, value in (optional or {}).items() if name in table.column_names}}
     expected = {"context_name": pa.string(), "timestamp_micros": pa.int64()}
     expected.update({name: pa.list_(value) for name, value in types.items()})
     offsets: npt.NDArray[np.int64] | None = None

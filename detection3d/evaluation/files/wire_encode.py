@@ -51,7 +51,9 @@ def encode_frame(item: Detections | GroundTruth) -> bytes:
     count = len(item.boxes)
     if isinstance(item, Detections):
         scores, in_zone = item.scores, item.overlaps_no_label_zone
-        levels, points, velocity = np.zeros(0, np.uint8), np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
+        levels, points = np.zeros(0, np.uint8), np.zeros(0, np.int32)
+        still = np.zeros((0, 3), np.float32)
+        velocity = still if item.velocity is None else np.pad(item.velocity, ((0, 0), (0, 1)))  # level, as the ground
     else:
         scores, in_zone = np.zeros(0, np.float32), np.zeros(0, np.bool_)
         levels, points = item.levels, item.num_points

@@ -1,19 +1,14 @@
 """Overlap of upright rotated boxes as tensor operations on any device, without a loop over boxes.
 
-By Green's theorem the area common to two convex shapes is half the integral of x dy - y dx along its border. That
-border is made of the parts of A's edges inside B and the parts of B's edges inside A. An edge's part inside a rectangle
-is an interval, found by two slab tests in the rectangle's own frame. No vertices are collected or sorted.
-
-Edges of A and B that coincide would count twice or not at all, as rounding has it. So B is grown by a hair first, far
-more than the rounding of float64, in which all of this is done whatever the type of the boxes, and less than matters.
+All of it can be differentiated, with gradients that are finite for any finite boxes; see `intersection`.
 """
 
 import torch
 from torch import Tensor
 
 from detection3d.geometry.device.boxes import rotate
+from detection3d.geometry.device.intersection import intersection_area
 
-_HAIR = 1.1e-8  # metres; the error in area is at most the perimeter times this
 _MIN_UNION = 1e-6  # square or cubic metres; the overlap is 0 where the union is at most this, as in geometry.host
 _PAIRS_AT_ONCE = 1 << 18  # bounds the memory: about 0.5 kB a pair
 
@@ -52,10 +47,34 @@ def bev_iou_pairs(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes aren't [P, 7] with the same P.
     """
-    _check(a, b)
-    if len(a) != len(b):
-        raise ValueError(f"pairs need as many boxes on both sides, got {len(a)} and {len(b)}")
-    return _pairs(a, b, volumes=False)
+    return _checked_pairs(a, b, volumes=False)
+
+
+def iou_3d_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Return the 3D IoU of box a[i] with box b[i]; otherwise as `bev_iou_pairs`. Nothing waits for the device."""
+    return _checked_pairs(a, b, volumes=True)
+
+
+def centre_penalty(a: Tensor, b: Tensor) -> Tensor:
+    """Return how far apart the centres of box a[i] and box b[i] are: what DIoU takes off the IoU.
+
+    Squared distance over the squared diagonal of what encloses both (Zheng et al., "Distance-IoU Loss", AAAI 2020). The
+    enclosing box stands along the axes of b, so that turning both boxes changes nothing.
+
+    Args:
+        a: boxes [P, 7].
+        b: boxes [P, 7].
+
+    Returns:
+        [P] in [0, 1).
+    """
+    offset = torch.cat((rotate(a[:, :2] - b[:, :2], -b[:, 6]), a[:, 2:3] - b[:, 2:3]), dim=1)
+    turn = a[:, 6] - b[:, 6]
+    along, across = turn.cos().abs(), turn.sin().abs()
+    length, width = along * a[:, 3] + across * a[:, 4], across * a[:, 3] + along * a[:, 4]
+    half_a, half_b = 0.5 * torch.stack((length, width, a[:, 5]), dim=1), 0.5 * b[:, 3:6]
+    sides = torch.maximum(offset + half_a, half_b) - torch.minimum(offset - half_a, -half_b)
+    return offset.square().sum(1) / sides.square().sum(1).clamp(min=_MIN_UNION)
 
 
 def touching(a: Tensor, b: Tensor) -> Tensor:
@@ -80,13 +99,20 @@ def _check(a: Tensor, b: Tensor) -> None:
             )
 
 
+def _checked_pairs(a: Tensor, b: Tensor, volumes: bool) -> Tensor:
+    _check(a, b)
+    if len(a) != len(b):
+        raise ValueError(f"pairs need as many boxes on both sides, got {len(a)} and {len(b)}")
+    return _pairs(a, b, volumes)
+
+
 def _pairs(a: Tensor, b: Tensor, volumes: bool) -> Tensor:
     chunks = zip(a.split(_PAIRS_AT_ONCE), b.split(_PAIRS_AT_ONCE), strict=True)
     return torch.cat([_iou(left.double(), right.double(), volumes) for left, right in chunks]).to(a.dtype)
 
 
 def _iou(a: Tensor, b: Tensor, volumes: bool) -> Tensor:
-    intersection = _intersection_area(a, b)
+    intersection = intersection_area(a, b)
     size_a, size_b = a[:, 3] * a[:, 4], b[:, 3] * b[:, 4]
     if volumes:
         top = torch.minimum(a[:, 2] + 0.5 * a[:, 5], b[:, 2] + 0.5 * b[:, 5])
@@ -96,44 +122,3 @@ def _iou(a: Tensor, b: Tensor, volumes: bool) -> Tensor:
     union = size_a + size_b - intersection
     ratio = intersection / union.clamp(min=_MIN_UNION)
     return torch.where(union <= _MIN_UNION, 0.0, ratio.clamp(0, 1))
-
-
-def _intersection_area(a: Tensor, b: Tensor) -> Tensor:
-    """Area common to the footprints of boxes a[i] and b[i], float64 [P, 7] each; returns [P]."""
-    # Everything happens in A's frame: near its own centre, coordinates lose no digits to the distance from the origin.
-    turn = (b[:, 6] - a[:, 6])[:, None]
-    centre = rotate(b[:, :2] - a[:, :2], -a[:, 6])[:, None]
-    half_a, half_b = 0.5 * a[:, None, 3:5], 0.5 * b[:, None, 3:5] + _HAIR
-
-    start_a, along_a = _edges(half_a)
-    start_b, along_b = _edges(half_b)
-    share_a = _share_inside(rotate(start_a - centre, -turn), rotate(along_a, -turn), half_b)
-    start_b, along_b = rotate(start_b, turn) + centre, rotate(along_b, turn)
-    share_b = _share_inside(start_b, along_b, half_a)
-
-    # The integral along a part of an edge: with the origin it spans that share of the whole edge's triangle.
-    twice_area = (share_a * _cross(start_a, along_a) + share_b * _cross(start_b, along_b)).sum(1)
-    area = 0.5 * twice_area
-    smaller = torch.minimum(a[:, 3] * a[:, 4], b[:, 3] * b[:, 4])
-    return torch.minimum(area.clamp(min=0), smaller)
-
-
-def _edges(half_size: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and direction of the four edges of boxes at the origin, counter-clockwise; [P, 1, 2] to two [P, 4, 2]."""
-    x, y = half_size.unbind(-1)
-    start = torch.stack((torch.cat((x, -x, -x, x), 1), torch.cat((y, y, -y, -y), 1)), dim=-1)
-    return start, start.roll(-1, dims=1) - start
-
-
-def _share_inside(start: Tensor, along: Tensor, half_size: Tensor) -> Tensor:
-    """Share of each edge that lies in the axis-aligned window of `half_size` about the origin; [P, 4]."""
-    # An edge parallel to a slab has no crossing: a tiny slope puts both crossings far out, on the right sides.
-    slope = torch.where(along.abs() < 1e-30, 1e-30, along)
-    first, second = (-half_size - start) / slope, (half_size - start) / slope
-    enter = torch.minimum(first, second).amax(-1).clamp(min=0)
-    leave = torch.maximum(first, second).amin(-1).clamp(max=1)
-    return (leave - enter).clamp(min=0)
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detection3d.config import BackboneConfig, Config
+from detection3d.config import Config, VoxelBackboneConfig
 from detection3d.config_file import load_config
 from detection3d.model.backbone import SparseBackbone
 from detection3d.model.sparse import (
@@ -142,7 +142,7 @@ def on_tensor_cores(c_in: int, c_out: int) -> dict[str, bool]:
 def milliseconds(precision: Precision, voxels: SparseTensor, config: Config) -> float:
     """Median time of the backbone forward and backward, with the planning of its layers."""
     settings = config.model.backbone.model_dump() | {"backend": "spconv", "precision": precision}
-    backbone = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
+    backbone = SparseBackbone(VoxelBackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
     times = []
     for _ in range(WARM_UPS + RUNS):
         torch.cuda.synchronize()
@@ -156,9 +156,9 @@ def milliseconds(precision: Precision, voxels: SparseTensor, config: Config) -> 
 def backbone_errors(precision: Precision, voxels: SparseTensor, config: Config) -> dict[str, float]:
     settings = config.model.backbone.model_dump() | {"backend": "torch", "precision": "float32"}
     torch.manual_seed(0)
-    reference = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE).double()
+    reference = SparseBackbone(VoxelBackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE).double()
     settings |= {"backend": "spconv", "precision": precision}
-    ours = SparseBackbone(BackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
+    ours = SparseBackbone(VoxelBackboneConfig(**settings), config.model.grid_size, DEVICE).to(DEVICE)
     ours.load_state_dict(copy.deepcopy(reference.state_dict()))
     ours.float()
     orders: list[torch.Tensor] = []
