@@ -1,7 +1,11 @@
 """Writing files so that a reader sees the old content or the new one, never a part; and finding them."""
 
+import errno
 import fcntl
 import os
+import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,21 +43,57 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
+def locked(path: Path, refusal: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path`, which the system gives back however the process ends.
 
+    Where the file system has no locks, a warning on stderr says so, and the caller goes on without.
+
+    Args:
+        path: holds the name of the holder's machine and its process number.
+        refusal: the message, should another process hold it.
+        patience: seconds to wait for a holder on another machine: one that has died there holds a lock on a network
+            file system until the server notices.
+
     Raises:
-        UserError: another process holds it; `refusal` is the message.
+        UserError: another process holds it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(refusal) from error
+        if _lock(descriptor, path, refusal, patience):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, refusal: str, patience: float) -> bool:
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError as error:
+            host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").strip().rpartition(" ")
+            elsewhere = host not in ("", socket.gethostname())
+            if not elsewhere or time.monotonic() >= deadline:
+                raise UserError(f"{refusal} (process {process} on {host} holds {path})" if host else refusal) from error
+            if not told:
+                _warn(f"{path} is held by process {process} on {host}; waiting up to {patience:g} s, should it be dead")
+                told = True
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _warn(f"{path}: this file system has no locks ({error.strerror}); see that no other process works there")
+            return False
+        time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"warning: {message}\n")
 
 
 def flush_folder(folder: Path) -> None:

@@ -119,7 +119,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("training.steps=", "training.steps: Input should be a valid integer (found None)"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number (found nan)"),
         ("training.clip_norm=.inf", "training.clip_norm: Input should be a finite number (found inf)"),
-        ("training=3", "training: a section with keys batch_size, "),
+        ("training=3", "training: a section with keys accumulation, batch_size, "),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (found -1)"),
         ("data.returns=[1,3]", "data.returns.1: Input should be 1 or 2 (found 3)"),
         ("data.returns=[]", "data.returns: "),
@@ -137,6 +137,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("classes.1.types.0=UNKNOWN", "config: classes: UNKNOWN marks padding and can't be a class"),
         ("model.point_range=[-16,-16,-2,16,16]", "model.point_range.5: missing; the list is too short"),
         ("model.point_range.0.x=1", "model.point_range.0: Input should be a valid number"),
+        ("training.accumulation=1000", "training: accumulation is 1000, more than the "),
         ("multitask.method=gradrop", "multitask.method: unknown kind 'gradrop'; known: 'sum', 'clipping', 'mgda'"),
         ("multitask.method={leak: 0.1}", "multitask.method.kind: missing; it has no default"),
         ("multitask.method.leak=2", "multitask.method.leak: Input should be less than or equal to 1 (found 2)"),
@@ -266,6 +267,12 @@ def test_a_method_knows_its_own_settings_alone():
     assert "multitask.method.leak: unknown key; known: kind" in refusal(
         "multitask.method=sum", "multitask.method.leak=0.1"
     )
+
+
+def test_micro_batches_and_what_would_count_for_each_of_them():
+    both = ("training.batch_size=4", "training.accumulation=2")
+    assert "can't be used with multitask.method uncertainty" in refusal(*both, "multitask.method=uncertainty")
+    assert "accumulation and cuda_graphs can't be used together" in refusal(*both, "training.cuda_graphs=true")
 
 
 def test_types_by_name_and_by_number():

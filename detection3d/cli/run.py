@@ -8,10 +8,11 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from detection3d.errors import UserError
+from detection3d.training.launch import host_name, read_launch
 
 _OPTIONAL = ("torch", "tensorboard")  # of the extra "train"
 _OUT_OF_MEMORY = "OutOfMemoryError"  # torch's, told by its name, as most tools run without torch
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it; a run that has saved may know better, see `training.stop`
 UNHEARD = 141  # 128 + SIGPIPE
 
 
@@ -23,7 +24,8 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         arguments: the command line without the program's name; None takes `sys.argv`.
 
     Returns:
-        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C, 141 where stdout was closed. Set
+        The exit status: what `main` returned, 1 after an error, 130 after Ctrl-C, 75 where a cluster
+        stopped a training that has saved, 141 where stdout was closed. Set
         DETECTION3D_TRACEBACK=1 to see where an error came from.
     """
     try:
@@ -36,7 +38,7 @@ def run(main: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | 
         return status
     except KeyboardInterrupt as error:
         _complain(str(error) or "interrupted; what was finished before is intact")
-        return INTERRUPTED
+        return getattr(error, "status", INTERRUPTED)
     except UserError as error:
         _complain(str(error))
     except ModuleNotFoundError as error:
@@ -90,4 +92,14 @@ _USUAL_ERRORS = {
 def _complain(message: str) -> None:
     if os.environ.get("DETECTION3D_TRACEBACK"):
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    # In one piece, as other ranks write to the same terminal.
+    sys.stderr.write(f"error: {_who()}{message}\n")
+
+
+def _who() -> str:
+    """Return who complains, where a launcher started several processes."""
+    try:
+        launch = read_launch()
+    except UserError:  # which is what this process ends with
+        return ""
+    return f"rank {launch.rank} of {launch.size} on {host_name()}: " if launch.size > 1 else ""

@@ -2,6 +2,7 @@
 
 On several GPUs: torchrun --standalone --nproc-per-node 8 tools/train.py CONFIG ...
 The config's batch is that of all ranks together, and so is its learning rate: the steps are those of one process.
+A cluster's SIGTERM, SIGUSR1 or SIGHUP saves and ends with status 75; `stopped` in the run's folder says so, too.
 """
 
 import argparse
@@ -10,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detection3d.cli.run import run
+from detection3d.training.launch import end_with_launcher, read_launch
+from detection3d.training.stop import Interrupted, notices_waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
+    end_with_launcher()  # before anything that takes time
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,21 +49,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [*options.overrides, *([f"logging.wandb={options.wandb}"] if options.wandb else [])]
     config = load_config(options.config, overrides)  # before torch, so that a misspelt key is told at once
 
+    launch = read_launch()
+
     from detection3d.cli.device import choose_device
     from detection3d.training.loop import train
     from detection3d.training.profiling import parse_steps
+    from detection3d.training.rank_errors import kept_errors
     from detection3d.training.start import Start
     from detection3d.training.team import joined_team
 
     output = options.output or Path("runs") / Path(options.config).stem
-    device = choose_device(options.device)
     profile = None if options.profile is None else parse_steps(options.profile)
     start = Start(options.initialize_from, options.allow_changes, profile)
-    with joined_team(device) as team:
-        train(config, output, device, team, start)
+    try:
+        with kept_errors(launch, output):
+            device = choose_device(options.device, launch)
+            with joined_team(launch, device) as team:
+                train(config, output, device, team, start)
+    except Interrupted as stopped:
+        if launch.restarts_left == 0:
+            raise
+        # torchrun would take any other status for a failure, and start the ranks again that were just told to stop.
+        sys.stderr.write(f"{stopped}\n")
     return 0
 
 
 def entry() -> None:
     """Run as a console command."""
-    sys.exit(run(main))
+    with notices_waiting():
+        status = run(main)
+    sys.exit(status)

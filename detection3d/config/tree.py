@@ -115,6 +115,8 @@ class TrainingConfig(Section):
     tail: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps at the end that keep the lowest rate
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
+    accumulation: PositiveInt = 1  # micro-batches that a batch is done in, one after the other, to save memory
+    sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
     freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
     cuda_graphs: bool = False  # replay the dense part's kernels in one go; on one CUDA rank, else without effect
@@ -129,6 +131,14 @@ class TrainingConfig(Section):
     evaluate_frames: NonNegativeInt = 0  # of data.validation, evenly spaced; 0 takes all
     # Of the means in metrics.json: the checkpoint in which it is highest is kept beside the last ones.
     best_metric: Literal["LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH"] = "LEVEL_2/APH"
+
+    @model_validator(mode="after")
+    def _micro_batches_have_samples(self) -> "TrainingConfig":
+        if self.accumulation > self.batch_size:
+            raise ValueError(f"accumulation is {self.accumulation}, more than the {self.batch_size} samples of a batch")
+        if self.accumulation > 1 and self.cuda_graphs:
+            raise ValueError("accumulation and cuda_graphs can't be used together yet; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _has_one_length(self) -> "TrainingConfig":
@@ -173,6 +183,18 @@ class Config(Section):
             raise ValueError("classes: an object type belongs to one class only")
         if ObjectType.UNKNOWN in types:
             raise ValueError("classes: UNKNOWN marks padding and can't be a class")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_counts_once(self) -> "Config":
+        method: Any = self.multitask.method
+        while method is not None and not isinstance(method, str):
+            if method.kind == "uncertainty" and self.training.accumulation > 1:
+                raise ValueError(
+                    "training.accumulation can't be used with multitask.method uncertainty: the term that it adds to"
+                    " the loss would count once for each micro-batch"
+                )
+            method = getattr(method, "then", None)
         return self
 
     @model_validator(mode="after")

@@ -2,15 +2,17 @@
 
 The samples of a training run form one endless sequence, which `detection3d.data.sampling` fixes, and step s takes those
 from `s * global_batch_size`. So no sample is dropped (a batch may span two epochs), and the batch of a step is the same
-after a resume, with any number of workers, and on any number of ranks: rank r takes the r-th of equal shares, in order.
+after a resume, with any number of workers, and on any number of ranks: rank r of R takes those from B r / R up to
+B (r + 1) / R, so that shares differ by one sample at most.
 
-With accumulation, a micro-batch is a batch: divide `global_batch_size` and multiply the steps.
+With accumulation, a batch consists of micro-batches, contiguous shares of it, and ranks share each of these so.
 """
 
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ def build_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    micro_batches: int = 1,
     sampling: Sampling = PLAIN,
     sweeps: int = 1,
     objects: ObjectSampler | None = None,
@@ -55,21 +58,32 @@ def build_loader(
         workers: processes that read; with 0 this process reads. Memory is pinned where there is a CUDA device.
         rank: of this process.
         world_size: number of ranks.
+        micro_batches: how many a batch is done in; their sizes are the batch's `parts`.
         sampling: which frames an epoch holds, and in what order.
         sweeps: how many frames of a segment make up a sample.
         objects: draws objects of other frames for the samples.
 
     Returns:
-        An iterator of `total_steps - start_step` batches with `global_batch_size / world_size` samples each.
+        An iterator of `total_steps - start_step` batches, each with this rank's share of `global_batch_size` samples.
 
     Raises:
-        UserError: the batch can't be shared equally, or the store is empty; while iterating, a frame can't be read or a
+        UserError: there are more ranks than samples, or the store is empty; while iterating, a frame can't be read or a
             worker was killed.
     """
-    if global_batch_size < 1 or global_batch_size % world_size:
-        raise UserError(f"a batch of {global_batch_size} samples can't be shared by {world_size} ranks; use a multiple")
+    most = global_batch_size // micro_batches
+    if most < world_size:
+        parts = "" if micro_batches == 1 else f" in {micro_batches} micro-batches"
+        raise UserError(
+            f"training.batch_size is {global_batch_size}{parts}, so {world_size} ranks would not have a sample each;"
+            f" start at most {most} ranks, or use a larger batch"
+        )
+    shares = tuple(
+        range(part.start + own.start, part.start + own.stop)
+        for part in (share_of_rank(global_batch_size, number, micro_batches) for number in range(micro_batches))
+        for own in (share_of_rank(len(part), rank, world_size),)
+    )
     order = FrameOrder(store, sampling, seed)
-    batches = _TrainingBatches(store, order, global_batch_size, rank, world_size, sweeps, objects)
+    batches = _TrainingBatches(store, order, global_batch_size, shares, sweeps, objects)
     return _iterate(batches, range(start_step, total_steps), workers)
 
 
@@ -103,9 +117,14 @@ def evaluation_batches(
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} samples; it needs at least 1")
     numbers = range(len(store)) if frames is None else frames
-    start, stop = (len(numbers) * share // world_size for share in (rank, rank + 1))
-    batches = _EvaluationBatches(store, batch_size, numbers[start:stop], sweeps)
-    return _iterate(batches, range(-(-(stop - start) // batch_size)), workers)
+    share = share_of_rank(len(numbers), rank, world_size)
+    batches = _EvaluationBatches(store, batch_size, numbers[share.start : share.stop], sweeps)
+    return _iterate(batches, range(-(-len(share) // batch_size)), workers)
+
+
+def share_of_rank(count: int, rank: int, world_size: int) -> range:
+    """Return which of `count` things are a rank's: contiguous shares in order, that differ by one at most."""
+    return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
 class _TrainingBatches(Dataset):
@@ -116,24 +135,25 @@ class _TrainingBatches(Dataset):
         store: Store,
         order: FrameOrder,
         global_batch_size: int,
-        rank: int,
-        world_size: int,
+        shares: tuple[range, ...],
         sweeps: int,
         objects: ObjectSampler | None,
     ) -> None:
         self._store = store
         self._order = order
         self._global_batch_size = global_batch_size
-        self._local_batch_size = global_batch_size // world_size
-        self._rank = rank
+        self._shares = shares
         self._sweeps = sweeps
         self._objects = objects
 
     def __getitem__(self, step: int) -> "Batch | UserError":
-        first = step * self._global_batch_size + self._rank * self._local_batch_size
-        samples = range(first, first + self._local_batch_size)
+        first = step * self._global_batch_size
+        samples = [first + number for share in self._shares for number in share]
         frames = [self._order.frame(sample) for sample in samples]
-        return _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
+        batch = _read(self._store, frames, samples, self._sweeps, self._objects, labelled=True)
+        if isinstance(batch, UserError) or len(self._shares) == 1:
+            return batch
+        return replace(batch, parts=tuple(len(share) for share in self._shares))
 
 
 class _EvaluationBatches(Dataset):
@@ -200,10 +220,26 @@ def _iterate(batches: Dataset, numbers: range, workers: int) -> Iterator[Batch]:
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # the loader draws a seed for its workers, which must not move the global one
         )
-    for item in _told_of_killed_workers(iter(items)):
+    with _without_notices():
+        started = iter(items)
+    for item in _told_of_killed_workers(started):
         if isinstance(item.content, UserError):
             raise item.content
         yield item.content
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Start processes here that shall not hear of a cluster's wish to stop: unanswered, these signals would end them.
+
+    The mask is inherited by the fork server, the workers and torch's own helpers, which start by nothing of ours. It
+    leaves SIGTERM out, by which processes are ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _told_of_killed_workers(items: "Iterator[_Carrier]") -> "Iterator[_Carrier]":

@@ -42,6 +42,7 @@ def training_batches(
         start_step=start_step,
         rank=team.rank,
         world_size=team.size,
+        micro_batches=config.training.accumulation,
         total_steps=config.training.steps if total_steps is None else total_steps,
         sampling=Sampling.of(config),
         sweeps=config.data.sweeps,

@@ -75,7 +75,8 @@ def _go_on(
     checkpoint: Path,
     changes: tuple[str, ...],
 ) -> list[str]:
-    saved = load_checkpoint(checkpoint)
+    # Read by one rank for all: on a network file system another node may not see the newest file yet.
+    saved = team.from_first(lambda: load_checkpoint(checkpoint))
     with fitting(checkpoint, _REFUSAL):
         state.restore(saved, new_settings=bool(changes))
     notes = []

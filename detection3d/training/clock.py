@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -37,12 +38,20 @@ class StepTimes:
         forward: after the losses.
         backward: after the backward pass, in which the fork combines the gradients.
         optimizer: after the optimiser and the average.
+        more: of each further micro-batch, after its losses and after its backward pass, one behind the other.
     """
 
     start: Moment
     forward: Moment
     backward: Moment
     optimizer: Moment
+    more: tuple[Moment, ...] = ()
+
+    def parts(self) -> tuple[float, float, float]:
+        """Return seconds of forward passes, backward passes and the optimiser; waits for the device."""
+        ends = [self.start, self.forward, self.backward, *self.more]
+        seconds = [before.seconds_until(after) for before, after in pairwise(ends)]
+        return sum(seconds[::2]), sum(seconds[1::2]), ends[-1].seconds_until(self.optimizer)
 
 
 class Stopwatch:
@@ -73,11 +82,8 @@ class Stopwatch:
         """Return seconds by name and samples a second, and begin anew; waits for the device."""
         steps, self._steps = self._steps, []
         count = max(1, len(steps))
-        parts = {
-            "time/forward": sum(step.start.seconds_until(step.forward) for step in steps),
-            "time/backward": sum(step.forward.seconds_until(step.backward) for step in steps),
-            "time/optimizer": sum(step.backward.seconds_until(step.optimizer) for step in steps),
-        }
+        sums_of_parts = [sum(part) for part in zip(*(step.parts() for step in steps), strict=True)] or [0.0] * 3
+        parts = dict(zip(("time/forward", "time/backward", "time/optimizer"), sums_of_parts, strict=True))
         sums = {"time/step": self._total, "time/data": self._waited, **parts}
         self._waited = self._total = 0.0
         values = {name: value / count for name, value in sums.items()}

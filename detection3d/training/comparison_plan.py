@@ -54,9 +54,11 @@ _LATER: dict[str, Any] = {
         "box": ["offset", "height", "size"],
         "orientation": ["heading"],
     },
+    "training.accumulation": 1,
     "training.cuda_graphs": False,
     "training.epochs": 0.0,
     "training.freeze": [],
+    "training.sync_batch_norm": True,
 }
 
 

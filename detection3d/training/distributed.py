@@ -1,11 +1,13 @@
-"""Training on several ranks, so that R ranks with B/R samples each do the steps of one rank with B samples.
+"""Training on several ranks, so that R ranks that share B samples do the steps of one rank with B samples.
 
 What makes them equal: batch normalisation and the fork take their statistics over all ranks; each rank's loss is the
 sum over its own samples, divided by the objects of all ranks and multiplied by the number of ranks; and
 DistributedDataParallel averages the gradients of these losses. So the gradients, their norm and the step are the same
-on every rank, and nothing else has to be exchanged.
+on every rank, and nothing else has to be exchanged. No mean over a rank's own samples is taken anywhere, so shares may
+be of different sizes.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from torch.distributed import ProcessGroup
@@ -19,7 +21,13 @@ from detection3d.types.tensors import Targets
 BUCKET_MB = 25.0  # DistributedDataParallel's own default
 
 
-def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGroup | None = None) -> None:
+def distribute(
+    state: TrainState,
+    bucket_mb: float = BUCKET_MB,
+    group: ProcessGroup | None = None,
+    *,
+    sync_norms: bool = True,
+) -> None:
     """Let a state train together with those of the other ranks; torch.distributed must be initialised on all of them.
 
     The names in checkpoints stay as they are, so a run may go on with another number of ranks. On one rank the steps
@@ -30,8 +38,12 @@ def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGr
             after one config or one checkpoint; weights and statistics become those of the first rank.
         bucket_mb: size of the pieces in which gradients are averaged while the backward pass goes on, MB.
         group: the ranks that train together, those of `state.fork` too; None is all of them.
+        sync_norms: whether batch normalisation takes its statistics over all ranks. Without, each rank normalises with
+            its own, which saves two collectives a layer: the ranks are no longer equal to one, and running statistics
+            are those of the rank that writes the checkpoint.
     """
-    synchronize_norms(state.model, group)
+    if sync_norms:
+        synchronize_norms(state.model, group)
     device = next(state.model.parameters()).device
     state.parallel = DistributedDataParallel(
         state.model,
@@ -43,6 +55,11 @@ def distribute(state: TrainState, bucket_mb: float = BUCKET_MB, group: ProcessGr
     # Statistics are equal on all ranks by construction; a broadcast in every forward would only cost time. The argument
     # of this name has another one from torch 2.13 on.
     state.parallel.broadcast_buffers = False
+
+
+def without_averaging(state: TrainState) -> AbstractContextManager[None]:
+    """Go forward and backward in here to add to this rank's gradients alone; a later pass averages the sums."""
+    return nullcontext() if state.parallel is None else state.parallel.no_sync()
 
 
 def count_objects(targets: Targets, ranks: Ranks) -> Targets:

@@ -17,7 +17,7 @@ from detection3d.training.non_finite import SkippedSteps, describe_skipped, refu
 from detection3d.training.periodic_evaluation import PeriodicEvaluation
 from detection3d.training.profiling import StepProfile
 from detection3d.training.recorder import Recorder, Silence
-from detection3d.training.run_folder import RunFolder, add_provenance
+from detection3d.training.run_folder import RunFolder, add_provenance, mark_stopped
 from detection3d.training.start import Start
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
@@ -44,7 +44,7 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
 
     Raises:
         UserError: the data or the settings can't be used, or too many steps in a row are not finite.
-        Interrupted: Ctrl-C or SIGTERM reached a rank; a checkpoint was written first.
+        Interrupted: Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP reached a rank; a checkpoint was written first.
     """
     if config.data.train is None:
         raise UserError("data.train is not set: give the folder of a prepared store (tools/prepare_waymo.py makes one)")
@@ -56,10 +56,13 @@ def train(config: Config, output: Path, device: torch.device, team: Team = ALONE
     _refuse_other_settings(config, store, team)
     with stop_signals() as stop:
         stopped = _train(state, store, config, RunFolder(output), team, start, stop)
+        if stopped is not None and team.first:
+            mark_stopped(RunFolder(output), state.step)
         # The launcher ends the others when one has ended, and the first one may still have been writing.
         team.wait()
     if stopped is not None:
-        raise Interrupted(f"stopped at step {state.step}, saved in {stopped}; run the same command to go on")
+        message = f"stopped at step {state.step}, saved in {stopped}; run the same command to go on"
+        raise Interrupted(message, stop.status)
 
 
 def _train(
@@ -70,7 +73,7 @@ def _train(
     with ExitStack() as stack:
         beginning = begin(state, config, folder, start, team, stack)
         if team.size > 1:
-            distribute(state)
+            distribute(state, sync_norms=config.training.sync_batch_norm)
         if team.first:
             add_provenance(folder, config, state.device, state.step, team.size, beginning.changes)
         recorder = stack.enter_context(_recorder(config, folder, state) if team.first else Silence())

@@ -32,6 +32,7 @@ FREE = (
 # What may not differ even where changes are allowed: the weights and the optimiser's moments belong to it.
 FIXED = ("model.", "classes", "training.freeze")
 LOCK = ".lock"
+LOCK_PATIENCE = 90.0  # seconds: so long a file server keeps the lock of a node that has died (NFS's usual lease)
 PACKAGES = ("detection3d", "torch", "numpy", "numba", "pyarrow", "spconv-cu126")
 
 
@@ -86,6 +87,16 @@ class RunFolder:
         return self.root / "conflict"
 
     @property
+    def errors(self) -> Path:
+        """What each rank ended with, one file for each that did not end well."""
+        return self.root / "errors"
+
+    @property
+    def stopped(self) -> Path:
+        """Says at which step the run was told to stop; only there until it goes on. Batch scripts look for it."""
+        return self.root / "stopped"
+
+    @property
     def evaluation(self) -> Path:
         """Evaluations, a folder for each step."""
         return self.root / "evaluation"
@@ -118,8 +129,10 @@ def open_run(root: Path, config: Config, *, allow_changes: bool = False) -> Iter
     elif root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
         raise UserError(f"{root}: not empty, and not a run of detection3d; choose another folder with --output")
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root / LOCK, f"{root}: another process is training in it; wait for it or choose another --output"):
+    refusal = f"{root}: another process is training in it; wait for it or choose another --output"
+    with locked(root / LOCK, refusal, LOCK_PATIENCE):
         remove_unfinished(root)
+        folder.stopped.unlink(missing_ok=True)
         if not changes:
             write_config(folder, config)
         yield folder
@@ -128,6 +141,11 @@ def open_run(root: Path, config: Config, *, allow_changes: bool = False) -> Iter
 def write_config(folder: RunFolder, config: Config) -> None:
     """Write the resolved config."""
     replace_file(folder.config, dump_config(config).encode())
+
+
+def mark_stopped(folder: RunFolder, step: int) -> None:
+    """Leave word that the run was told to stop, and is to be started again."""
+    replace_file(folder.stopped, f"stopped at step {step}; run the same command to go on\n".encode())
 
 
 def add_provenance(

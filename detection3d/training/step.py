@@ -1,6 +1,7 @@
 """One step of training: forward, one backward, step."""
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,11 +9,11 @@ from torch import Tensor
 from detection3d.config import Config
 from detection3d.model.losses import compute_losses
 from detection3d.training.clock import Moment, StepTimes
-from detection3d.training.distributed import count_objects
+from detection3d.training.distributed import count_objects, without_averaging
 from detection3d.training.leaving_out import count_skipped, spoil_unless_finite, step_optimizer
 from detection3d.training.state import TrainState
-from detection3d.training.step_input import StepInput, step_input
-from detection3d.types.tensors import Batch, TaskLosses
+from detection3d.training.step_input import MicroBatch, StepInput, step_input
+from detection3d.types.tensors import Batch, Targets, TaskLosses
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,7 +23,8 @@ class StepResult:
     """What one step gives to the log, still on the device.
 
     Attributes:
-        losses: of the three tasks; on several ranks, their mean over the ranks is the loss of the batch.
+        losses: of the three tasks, over all micro-batches; on several ranks, their mean over the ranks is the loss of
+            the batch.
         gradient_norm: L2 norm of the gradient of all parameters before clipping; equal on all ranks.
         left_out: bool scalar, whether the step changed nothing because a loss or a gradient of any rank was not finite;
             equal on all ranks.
@@ -44,28 +46,32 @@ class StepResult:
 def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> StepResult:
     """Do one optimiser step; one that is not finite counts as done, too, but changes nothing else.
 
+    Micro-batches go through the network one after the other and add up their gradients. They share the loss's divisor
+    and the fork's draw; batch statistics and the conflict at the fork are each one's own.
+
     Args:
         state: changed in place.
         batch: on the device; one that is not prepared yet is now.
         config: the run.
     """
-    start = Moment(state.device)
+    moments = [Moment(state.device)]
     given = batch if isinstance(batch, StepInput) else step_input(batch, state.model, config, state.step)
     targets = count_objects(given.targets, state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     remembered = state.buffers.remember()
-    dtype = DENSE_DTYPES[config.training.precision]
-    with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        outputs = state.network(given.voxels, given.batch.sample_index)
-    losses = compute_losses(outputs, targets, config)
-    total = torch.stack(list(state.fork.weigh(losses.as_dict(), outputs.features).values())).sum()
+    losses = []
+    for number, part in enumerate(given.parts, 1):
+        # The ranks' gradients are averaged once, with those of the last micro-batch.
+        with nullcontext() if number == len(given.parts) else without_averaging(state):
+            part_losses, total = _forward(state, part, targets, config)
+            moments.append(Moment(state.device))
+            state.scaler.scale(spoil_unless_finite(total)).backward()
+            moments.append(Moment(state.device))
+        losses.append(part_losses)
 
-    forward = Moment(state.device)
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
-    loss_scale = state.scaler.scale(torch.ones((), device=total.device))  # `get_scale` would wait for the device
-    state.scaler.scale(spoil_unless_finite(total)).backward()
-    backward = Moment(state.device)
+    loss_scale = state.scaler.scale(torch.ones((), device=state.device))  # `get_scale` would wait for the device
     state.fork.update(loss_scale)
     state.scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
@@ -79,5 +85,26 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
         state.average.update(state.model, left_out)
     state.skipped = count_skipped(state.skipped, left_out, loss_scale)
     state.step += 1
-    times = StepTimes(start, forward, backward, Moment(state.device))
-    return StepResult(losses, norm, left_out, float(learning_rate), loss_scale, targets.valid.sum(), times)
+    start, forward, backward, *more = moments
+    times = StepTimes(start, forward, backward, Moment(state.device), tuple(more))
+    objects = targets.valid.sum()
+    return StepResult(_added_up(losses), norm, left_out, float(learning_rate), loss_scale, objects, times)
+
+
+def _forward(state: TrainState, part: MicroBatch, targets: Targets, config: Config) -> tuple[TaskLosses, Tensor]:
+    """Return the losses of a micro-batch, and what to go backward from."""
+    dtype = DENSE_DTYPES[config.training.precision]
+    with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        outputs = state.network(part.voxels, part.sample_index)
+    losses = compute_losses(outputs, replace(part.targets, global_count=targets.global_count), config)
+    weighed = state.fork.weigh(losses.as_dict(), outputs.features)
+    return losses, torch.stack(list(weighed.values())).sum()
+
+
+def _added_up(losses: list[TaskLosses]) -> TaskLosses:
+    """Return the losses of all micro-batches; each is a part of the batch's already."""
+    if len(losses) == 1:
+        return losses[0]
+    return TaskLosses(
+        **{name: torch.stack([part.as_dict()[name].detach() for part in losses]).sum() for name in losses[0].as_dict()}
+    )

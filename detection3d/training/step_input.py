@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
+from torch import Tensor
 
 from detection3d.config import Config
 from detection3d.data.augment import augment
@@ -27,17 +28,32 @@ SWITCH_INTERVAL = 2e-5
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """Samples that go through the network together.
+
+    Attributes:
+        voxels: or pillars; voxels with the kernel maps of all layers.
+        targets: `global_count` is that of the rank's whole batch.
+        sample_index: int64 [B], as the batch's.
+    """
+
+    voxels: Voxels
+    targets: Targets
+    sample_index: Tensor
+
+
+@dataclass(frozen=True)
 class StepInput:
     """A batch as the network and its losses take it, on the device.
 
     Attributes:
         batch: what it was made of.
-        voxels: or pillars; voxels with the kernel maps of all layers.
-        targets: of this rank.
+        parts: its micro-batches, one unless the batch says otherwise.
+        targets: of all of them, of this rank.
     """
 
     batch: Batch
-    voxels: Voxels
+    parts: tuple[MicroBatch, ...]
     targets: Targets
 
 
@@ -64,7 +80,30 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
 def step_input(batch: Batch, detector: Detector, config: Config, step: int) -> StepInput:
     """Prepare a batch for the step after `step`; see `network_input` for the arguments."""
     points, labels = network_input(batch, config, step)
-    return StepInput(batch, detector.encode(points, batch.size), build_targets(labels, config))
+    targets = build_targets(labels, config)
+    if batch.parts is None:
+        part = MicroBatch(detector.encode(points, batch.size), targets, batch.sample_index)
+        return StepInput(batch, (part,), targets)
+    ends = list(itertools.accumulate(batch.parts))
+    parts = []
+    for first, last in zip([0, *ends], ends, strict=False):
+        voxels = detector.encode(_points_of(points, first, last), last - first)
+        parts.append(MicroBatch(voxels, _targets_of(targets, first, last), batch.sample_index[first:last]))
+    return StepInput(batch, tuple(parts), targets)
+
+
+def _points_of(points: Points, first: int, last: int) -> Points:
+    """Return the points of the samples from `first` up to `last`, counted anew from 0."""
+    borders = points.batch_index.new_tensor([first, last])
+    start, stop = torch.searchsorted(points.batch_index, borders).tolist()
+    return Points(points.values[start:stop], points.batch_index[start:stop] - first)
+
+
+def _targets_of(targets: Targets, first: int, last: int) -> Targets:
+    """Return the targets of the samples from `first` up to `last`; what is no tensor of samples stays."""
+    values = {member.name: getattr(targets, member.name) for member in fields(targets)}
+    of_samples = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim > 0}
+    return replace(targets, **{name: value[first:last] for name, value in of_samples.items()})
 
 
 def step_inputs(

@@ -4,10 +4,7 @@ What is agreed on here lies on the host and goes over gloo, so that no GPU waits
 step have the default process group to themselves.
 """
 
-import ctypes
-import os
-import signal
-import sys
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +13,17 @@ from typing import TypeVar
 
 import torch
 from torch import distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from detection3d.errors import UserError
+from detection3d.training.launch import Launch, host_name
+from detection3d.training.lost_rank import explain_lost_rank, first_line
+from detection3d.training.rendezvous import Card, meet
 
 Value = TypeVar("Value")
 
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others in a collective: one of them may be reading from a slow disk."""
-
-
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(frozen=True)
@@ -112,57 +110,69 @@ class StopAgreement:
 
 
 @contextmanager
-def joined_team(device: torch.device) -> Iterator[Team]:
-    """Join the ranks that a launcher started, by the variables that torchrun sets; one rank where none did.
+def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
+    """Join the ranks that a launcher started.
 
     Args:
+        launch: what the launcher says of this process.
         device: of this rank; NCCL serves CUDA devices, gloo the CPU.
 
     Raises:
-        UserError: the ranks can't find each other, or one of them ended while the others were at work.
+        UserError: the ranks can't find each other or don't fit together, or one of them ended while the others were at
+            work.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if "TORCHELASTIC_RUN_ID" in os.environ or size > 1:
-        _stop_with_launcher()
-    if size == 1:
+    if launch.size == 1:
         yield Team()
         return
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise UserError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the ranks with torchrun")
-    rank = int(os.environ["RANK"])
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        store = meet(_store(launch), _card(launch, device), PATIENCE)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=PATIENCE)
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         assert isinstance(control, dist.ProcessGroup)  # else this rank would not be in it
-    except (RuntimeError, ValueError) as error:  # torch's own errors of this kind are RuntimeErrors
-        raise UserError(
-            f"rank {rank} of {size} could not join the others at {where} ({_first_line(error)}); check that the port is"
-            " free and that the nodes reach each other"
-        ) from error
+    except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors
+        raise UserError(_could_not_join(error, launch)) from error
     try:
-        yield Team(rank, size, control)
+        yield Team(launch.rank, launch.size, control)
     except RuntimeError as error:
-        if not _of_a_lost_rank(error):
+        if (explanation := explain_lost_rank(error, PATIENCE)) is None:
             raise
-        raise UserError(
-            f"rank {rank} of {size}: another rank has ended, look for its message ({_first_line(error)}). The last"
-            " checkpoint is intact; run the same command to go on"
-        ) from error
+        raise UserError(explanation) from error
     dist.destroy_process_group()  # not after an error: NCCL would wait for a collective that can't end
 
 
-def _stop_with_launcher() -> None:
-    """Have the system ask this process to stop when its parent ends: launchers start ranks in sessions of their own."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+def _store(launch: Launch) -> Store:
+    """Return the launcher's store, or open one on rank 0; whatever lies in it, the run's keys are apart."""
+    opens = launch.rank == 0 and not launch.store_is_there
+    # Not waiting for the workers: `meet` does that, and says for whom.
+    store = TCPStore(
+        launch.address,
+        launch.port,
+        launch.size,
+        is_master=opens,
+        timeout=PATIENCE,
+        wait_for_workers=False,
+        multi_tenant=opens,
+    )
+    return PrefixStore(f"detection3d/{launch.run}", store)
 
 
-def _of_a_lost_rank(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+def _card(launch: Launch, device: torch.device) -> Card:
+    gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    return Card(launch.rank, launch.size, host_name(), device.type, gpu, torch.__version__.partition("+")[0])
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _could_not_join(error: RuntimeError, launch: Launch) -> str:
+    where = f"{launch.address}:{launch.port}"
+    if "EADDRINUSE" in str(error) or f"errno: {errno.EADDRINUSE}" in str(error):
+        return (
+            f"port {launch.port} is in use, by another run perhaps; choose another (torchrun --master-port or"
+            " --rdzv-endpoint, or MASTER_PORT)"
+        )
+    return (
+        f"could not join the others at {where} ({first_line(error)}); check that rank 0 runs and that the nodes"
+        " reach each other. Where a node has several networks, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the"
+        " interface that does"
+    )

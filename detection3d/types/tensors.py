@@ -96,6 +96,7 @@ class Batch:
             on any number of ranks.
         keys: `(context_name, timestamp_micros)` of each frame.
         objects: what augmentation may add; None where it is to add nothing.
+        parts: samples of each micro-batch that a training step is to take them in, in order; None takes all at once.
     """
 
     points: PackedPoints
@@ -103,6 +104,7 @@ class Batch:
     sample_index: Tensor
     keys: tuple[tuple[str, int], ...]
     objects: ObjectCandidates | None = None
+    parts: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:

@@ -185,10 +185,35 @@ def test_evaluation_reads_every_frame_once_in_order(store, world_size):
     assert all(batch.size == 2 for share in shares for batch in share[:-1])
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5])
+def test_shares_may_be_unequal_and_none_is_empty(store, world_size):
+    options = {"global_batch_size": 5, "seed": 1, "total_steps": 2}
+    whole = list(build_loader(store, **options))
+    shares = [list(build_loader(store, **options, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        sizes = [share[step].size for share in shares]
+        assert sum(sizes) == 5
+        assert max(sizes) - min(sizes) <= 1
+        assert [key for share in shares for key in share[step].keys] == list(batch.keys)
+        assert torch.equal(torch.cat([share[step].sample_index for share in shares]), batch.sample_index)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_micro_batches_are_shares_of_which_ranks_have_shares(store, world_size):
+    options = {"global_batch_size": 5, "seed": 1, "total_steps": 2, "micro_batches": 2, "world_size": world_size}
+    shares = [list(build_loader(store, **options, rank=rank)) for rank in range(world_size)]
+    for step in range(2):
+        found = [share[step].sample_index.split(share[step].parts) for share in shares]
+        micro = [torch.cat([parts[number] for parts in found]).tolist() for number in range(2)]
+        assert micro == [[5 * step, 5 * step + 1], [5 * step + 2, 5 * step + 3, 5 * step + 4]]
+    with pytest.raises(UserError, match=r"batch_size is 5 in 2 micro-batches, so 3 ranks .* start at most 2 ranks"):
+        build_loader(store, **{**options, "world_size": 3})
+
+
 def test_what_cannot_be_shared_is_refused(store):
-    with pytest.raises(UserError, match="a batch of 4 samples can't be shared by 3 ranks"):
-        build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=3)
-    with pytest.raises(UserError, match="a batch of 0 samples"):
+    with pytest.raises(UserError, match="batch_size is 4, so 5 ranks would not have a sample each; start at most 4"):
+        build_loader(store, global_batch_size=4, seed=0, total_steps=1, world_size=5)
+    with pytest.raises(UserError, match="batch_size is 0"):
         build_loader(store, global_batch_size=0, seed=0, total_steps=1)
     with pytest.raises(UserError, match="a batch of 0 samples"):
         evaluation_batches(store, batch_size=0)

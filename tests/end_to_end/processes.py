@@ -11,6 +11,7 @@ from detection3d.training.checkpoint import load_checkpoint
 from detection3d.training.recorder import read_metrics
 from tests.conftest import ROOT
 from tests.small_run import environment
+from tests.training.steps import differences
 
 WAITING = """
 import sys, time
@@ -94,6 +95,37 @@ def _start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+def start_ranks(
+    script: Path,
+    arguments: Sequence[str],
+    cwd: Path,
+    wait_from: int = 99,
+    seconds: float = 0.0,
+    launcher: Sequence[str] = ("--standalone", "--nproc-per-node", "2"),
+    **variables: str,
+) -> subprocess.Popen[str]:
+    """Start a training on several ranks by torchrun, which takes `launcher`; `script` holds `WAITING`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *launcher]
+    return subprocess.Popen(
+        [*torchrun, str(script), str(wait_from), str(seconds), *arguments, "--device", "cpu"],
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT), **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rank_process(launcher: subprocess.Popen[str], rank: int) -> int:
+    """Return the process of a rank that torchrun started on this node."""
+    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+    found = sorted(int(line) for line in children.stdout.split())
+    wanted = [pid for pid in found if f"LOCAL_RANK={rank}" in Path(f"/proc/{pid}/environ").read_text().split("\0")]
+    assert len(wanted) == 1, found
+    return wanted[0]
+
+
 def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
     """Return when the run has logged the step."""
     deadline = time.monotonic() + 120
@@ -112,3 +144,10 @@ def logged(run: Path) -> list[dict[str, Any]]:
     """The log without what depends on the machine's mood."""
     rows = read_metrics(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name[:5] not in ("time/", "memor")} for row in rows]
+
+
+def assert_same_run(run: Path, straight: Path) -> None:
+    """Compare the end and the log of a run with those of one that was never stopped."""
+    assert differences(final_state(run), final_state(straight)) == []
+    assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5, 6]
+    assert logged(run) == logged(straight)

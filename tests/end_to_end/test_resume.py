@@ -4,14 +4,17 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from detection3d.training.checkpoint import last_checkpoint
+from tests.conftest import ROOT
 from tests.end_to_end.processes import final_state, logged, start_killed, start_training, wait_for_step
-from tests.small_run import group_ends, small_settings
+from tests.small_run import environment, group_ends, small_settings
 from tests.training.steps import differences
 
 
@@ -42,6 +45,7 @@ def assert_goes_on_to_the_same_bits(command: list[str], run: Path, straight: Pat
     assert int(ours["model"]["fork.step"]) == 6
     assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5, 6]
     assert logged(run) == logged(straight)
+    assert not (run / "stopped").exists()
     starts = json.loads((run / "provenance.json").read_text())
     assert len(starts) == 2
 
@@ -103,21 +107,49 @@ def assert_ends_in_the_same_bits(command: list[str], run: Path, straight: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)]
+)
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(command, straight, tmp_path, number, status):
     run = tmp_path / "run"
     command = [*command, "--output", str(run)]
     with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
         wait_for_step(process, run, 4)
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == status
     path = last_checkpoint(run / "checkpoints")
     # The signal meets step 4 just after it was logged, or step 5.
     step = int(path.stem.removeprefix("step_"))
     assert step in (4, 5)
     assert errors == f"error: stopped at step {step}, saved in {path}; run the same command to go on\n"
+    assert (run / "stopped").read_text() == f"stopped at step {step}; run the same command to go on\n"
     assert_goes_on_to_the_same_bits(command, run, straight)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "ignored at the start"])
+def test_a_notice_while_it_starts_is_heard_when_it_has_started(command, tmp_path, ignored):
+    script = (
+        "import os, signal\n"
+        "from detection3d import config_file\n"
+        "real = config_file.load_config\n"
+        "def load_config(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return real(*arguments)\n"
+        "config_file.load_config = load_config\n"
+        "from detection3d.cli.train import entry\n"
+        "entry()\n"
+    )
+    training = [sys.executable, "-c", script, *command, "--device", "cpu", "--output", str(tmp_path / "run")]
+    # As the batch scripts start torchrun, so that it does not die of what is meant for its ranks.
+    trap = "trap '' USR1;" if ignored else ""
+    launcher = ["bash", "-c", f'{trap} exec "$@"', "ranks"]
+    variables = environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [*launcher, *training], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    assert "stopped at step 1, saved in" in done.stderr
 
 
 @pytest.mark.slow
@@ -129,15 +161,16 @@ def test_two_loader_processes_give_the_same_bits(command, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_stops_every_process_of_a_training_loses_no_step(command, straight, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_cluster_that_stops_every_process_of_a_training_loses_no_step(command, straight, tmp_path, number):
     run = tmp_path / "run"
     command = [*command, "data.workers=2", "--output", str(run)]
     with start_training(command, tmp_path, wait_from=4, seconds=1) as process:
         wait_for_step(process, run, 4)
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
         started = time.monotonic()
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 75
     assert "run the same command to go on" in errors
     assert time.monotonic() - started < 15, "the workers are ended, not waited for"
     assert group_ends(process.pid, seconds=10)

@@ -1,6 +1,7 @@
 """The parts of a step add up, and a log names the mean over the steps since the last one."""
 
 import time
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -31,6 +32,12 @@ def test_means_over_the_steps_since_the_last_reading():
     }
     watch.add(moments(0.0, 1.0, 2.0, 3.0), waited=0.0, total=3.0)
     assert watch.read()["time/step"] == 3.0
+
+
+def test_micro_batches_add_up():
+    four = moments(4.0, 7.0, 0.0, 0.0)
+    times = replace(moments(0.0, 1.0, 3.0, 9.0), more=(four.start, four.forward))
+    assert times.parts() == (2.0, 5.0, 2.0)
 
 
 def test_a_run_logs_where_its_time_goes_and_its_objects(tmp_path, store):
