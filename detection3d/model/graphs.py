@@ -26,7 +26,6 @@ class GraphedPass(nn.Module):
         self.module = module
         self._replay: nn.Module | None = None
         self._shapes: list[tuple[object, ...]] = []
-        self._accumulators: list[object] = []
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return what the module returns."""
@@ -39,14 +38,12 @@ class GraphedPass(nn.Module):
         return self._replay(*inputs) if _shapes(inputs) == self._shapes else self.module(*inputs)
 
     def _record(self, inputs: Sequence[Tensor]) -> nn.Module:
-        # Gradients are added up on the stream on which a weight is first used, unless these nodes are there already: in
-        # recording that is a stream of its own, for which every later backward pass would wait.
-        weights = [weight for weight in self.module.parameters() if weight.requires_grad]
-        self._accumulators = [torch.autograd.graph.get_gradient_edge(weight).node for weight in weights]
         samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
         # The passes that warm up and are recorded move running statistics, which they must not.
         before = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         replay = _Replayed(self.module)
+        # Gradients are added up on the stream of the recording from now on, which the backward pass waits for.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         norms = [module for module in self.module.modules() if isinstance(module, BatchNorm)]
         for norm in norms:
             norm.fused = True

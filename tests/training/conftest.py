@@ -9,8 +9,16 @@ import torch
 from tests.small_run import write_small_store
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_for_what_tests_share() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:  # numba sets them anew when it first runs in parallel
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
