@@ -29,6 +29,7 @@ from detection3d.model.sparse import (
     TorchBackend,
 )
 from detection3d.model.voxelize import MeanVoxelizer
+from detection3d.training.state import build_detector
 from detection3d.types.tensors import Points
 
 DEVICE = torch.device("cuda")
@@ -185,22 +186,52 @@ def backbone_errors(precision: Precision, voxels: SparseTensor, config: Config) 
     return errors
 
 
-def _instrument(backbone: SparseBackbone, masks: list[torch.Tensor], replay: bool) -> None:
+def network_errors(precision: Precision, voxels: SparseTensor) -> dict[str, float]:
+    """Maps of the whole detector, dense part in float32, and the gradients of all its weights."""
+    made = []
+    for backend, wanted in (("spconv", precision), ("torch", "float32")):
+        settings = [f"model.backbone.backend={backend}", f"model.backbone.precision={wanted}", "multitask.method=sum"]
+        made.append(build_detector(load_config("waymo_voxel", settings), DEVICE).train())
+    ours, reference = made
+    reference.load_state_dict(ours.state_dict())
+    reference.double()
+    orders: list[torch.Tensor] = []
+    masks: list[torch.Tensor] = []
+    _instrument(ours, masks, replay=False)
+    _note_indices(ours.backbone, orders)
+    found = torch.cat(list(ours(voxels).maps.values()), dim=1)
+    _instrument(reference, masks, replay=True)
+    _replay_indices(reference.backbone, orders)
+    fresh = SparseTensor(voxels.features.double(), voxels.indices, voxels.spatial_shape, 1)
+    expected = torch.cat(list(reference(fresh).maps.values()), dim=1)
+    assert not masks
+    cotangent = torch.randn(expected.shape, device=DEVICE)
+    errors = {"output": relative_error(found, expected)}
+    (expected * cotangent.double()).sum().backward()
+    (found * cotangent).sum().backward()
+    for (name, weight), other in zip(ours.named_parameters(), reference.parameters(), strict=True):
+        assert weight.grad is not None
+        assert other.grad is not None
+        errors[name] = relative_error(weight.grad, other.grad)
+    return errors
+
+
+def _instrument(backbone: nn.Module, masks: list[torch.Tensor], replay: bool) -> None:
     for module in backbone.modules():
         if isinstance(getattr(module, "activation", None), nn.ReLU):
             module.activation = RecordedReLU(masks, replay)
 
 
-def _strided_layers(backbone: SparseBackbone) -> list[SparseConv3d]:
+def _strided_layers(backbone: nn.Module) -> list[SparseConv3d]:
     return [module for module in backbone.modules() if isinstance(module, SparseConv3d)]
 
 
-def _note_indices(backbone: SparseBackbone, orders: list[torch.Tensor]) -> None:
+def _note_indices(backbone: nn.Module, orders: list[torch.Tensor]) -> None:
     for layer in _strided_layers(backbone):
         layer.register_forward_hook(lambda _m, _i, result: orders.append(result.indices))
 
 
-def _replay_indices(backbone: SparseBackbone, orders: list[torch.Tensor]) -> None:
+def _replay_indices(backbone: nn.Module, orders: list[torch.Tensor]) -> None:
     def reorder(_module: nn.Module, _inputs: object, result: SparseTensor) -> SparseTensor:
         wanted = orders.pop(0)
 
@@ -225,6 +256,8 @@ def main() -> None:
     voxels = read_voxels(shared, config)
     errors = {kind: layer_errors(kind, precision, voxels) for kind in KINDS}
     errors["backbone"] = backbone_errors(precision, voxels, config)
+    torch.backends.cudnn.allow_tf32 = False  # the dense part's errors are not what is measured here
+    errors["network"] = network_errors(precision, voxels)
     report = {"voxels": len(voxels.features), "errors": errors, "milliseconds": milliseconds(precision, voxels, config)}
     if precision != "float16":  # which has tensor cores alone
         (thin_in, thin_out), (wide_in, wide_out) = KINDS["thin"], KINDS["submanifold"]
