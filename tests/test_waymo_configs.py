@@ -33,6 +33,14 @@ def test_a_variant_differs_in_what_it_is_named_for(kind: str, suffix: str) -> No
     assert differing(load_config(kind), load_config(kind + suffix)) == VARIANTS[suffix]
 
 
+@pytest.mark.parametrize("kind", ["voxel", "pillar"])
+def test_the_reference_is_the_recipe_on_other_data(kind: str) -> None:
+    changed = differing(load_config(f"waymo_{kind}"), load_config(f"reference_{kind}"))
+    training = {"epochs", "batch_size", "learning_rate", "final_divisor", "tail", "map_every", "checkpoint_every"}
+    allowed = {"data.train", "data.validation", "augmentation.off_for_last_share"}
+    assert changed == allowed | {f"training.{name}" for name in training}
+
+
 @pytest.mark.parametrize("suffix", ["", *VARIANTS])
 def test_the_recipes_differ_in_the_network(suffix: str) -> None:
     changed = differing(load_config("waymo_voxel" + suffix), load_config("waymo_pillar" + suffix))

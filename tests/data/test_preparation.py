@@ -33,8 +33,9 @@ def recipes(folder: Path, count: int = 3, **recipe: object) -> list[Source]:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Everything that belongs to the store; manifests of the same segments are the same."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    """Everything that belongs to the store; manifests of the same segments are the same. A lock names its process."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def test_prepares_every_source_and_does_nothing_the_second_time(tmp_path):
