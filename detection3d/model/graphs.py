@@ -1,6 +1,8 @@
 """Passes of fixed shape replayed as CUDA graphs, since launching their kernels one by one takes the host too long."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,22 +41,40 @@ class GraphedPass(nn.Module):
 
     def _record(self, inputs: Sequence[Tensor]) -> nn.Module:
         samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
-        # The passes that warm up and are recorded move running statistics, which they must not.
-        before = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         replay = _Replayed(self.module)
+        dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
         # Gradients are added up on the stream of the recording from now on, which the backward pass waits for.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-        norms = [module for module in self.module.modules() if isinstance(module, BatchNorm)]
-        for norm in norms:
-            norm.fused = True
-        dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False):
-            torch.cuda.make_graphed_callables(replay, samples)
+        try:
+            with _as_recorded(self.module), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+                torch.cuda.make_graphed_callables(replay, samples)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"CUDA graphs can't be recorded here ({reason}), so kernels are launched one by one, which is slower;"
+                " training.cuda_graphs=false leaves them out",
+                stacklevel=2,
+            )
+            return self.module
+        return replay
+
+
+@contextmanager
+def _as_recorded(module: nn.Module) -> Iterator[None]:
+    """Let normalisation be fused; and undo what the passes that warm up and are recorded do to running statistics."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    norms = [child for child in module.modules() if isinstance(child, BatchNorm)]
+    for norm in norms:
+        norm.fused = True
+    try:
+        yield
+    finally:
         for norm in norms:
             norm.fused = False
         for buffer, value in before:
             buffer.copy_(value)
-        return replay
 
 
 class _Replayed(nn.Module):

@@ -42,7 +42,10 @@ def refused(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tyni"], "error: tyni: no such config file; shipped configs: real_scans, reference_pillar, reference_voxel, small,"),
+        (
+            ["tyni"],
+            "error: tyni: no such config file; shipped configs: real_scans, reference_pillar, reference_voxel, small,",
+        ),
         (["tiny", "training.setps=5"], "training.setps: unknown key; did you mean 'training.steps'?"),
         (["tiny", "training.steps=soon"], "training.steps: Input should be a valid integer (found 'soon')"),
         (["tiny", "training.steps", "5"], "override 'training.steps': write key=value, such as training.steps=100"),
