@@ -13,31 +13,33 @@ from detection3d.model.norm import BatchNorm
 class GraphedPass(nn.Module):
     """Runs a module's training passes, forward and backward, as CUDA graphs; everything else as the module does.
 
-    The graphs are recorded at the first training pass and serve inputs of its shapes and types; others are computed as
-    usual. Random numbers, collectives and second derivatives have no place in them.
+    The graphs are recorded at the first training pass and serve inputs of its shapes and types, as do those of the next
+    few other ones; inputs of further shapes are computed as usual. Random numbers, collectives and second derivatives
+    have no place in them. What a replay returns is written over by the next one.
 
     Not to be registered in the module's owner: its parameters would be there twice.
 
     Args:
         module: takes tensors and returns a tensor or a tuple of tensors. Its parameters must stay where they are, and
             its children say whether they are training.
+        most_shapes: of which graphs are kept, each with memory of its own.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, most_shapes: int = 1) -> None:
         super().__init__()
         self.module = module
-        self._replay: nn.Module | None = None
-        self._shapes: list[tuple[object, ...]] = []
+        self._most = most_shapes
+        self._recorded: dict[tuple[object, ...], nn.Module] = {}
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return what the module returns."""
         training = all(child.training for child in self.module.children())
         if not (training and torch.is_grad_enabled() and all(value.is_cuda for value in inputs)):
             return self.module(*inputs)
-        if self._replay is None:
-            self._shapes = _shapes(inputs)
-            self._replay = self._record(inputs)
-        return self._replay(*inputs) if _shapes(inputs) == self._shapes else self.module(*inputs)
+        shapes = tuple((value.shape, value.stride(), value.dtype, value.requires_grad) for value in inputs)
+        if shapes not in self._recorded and len(self._recorded) < self._most:
+            self._recorded[shapes] = self._record(inputs)
+        return self._recorded.get(shapes, self.module)(*inputs)
 
     def _record(self, inputs: Sequence[Tensor]) -> nn.Module:
         samples = tuple(value.detach().clone().requires_grad_(value.requires_grad) for value in inputs)
@@ -87,7 +89,3 @@ class _Replayed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.module(*inputs)
-
-
-def _shapes(inputs: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    return [(value.shape, value.stride(), value.dtype, value.requires_grad) for value in inputs]

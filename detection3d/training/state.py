@@ -16,6 +16,7 @@ from detection3d.multitask.ranks import current_ranks
 from detection3d.training.average import WeightAverage
 from detection3d.training.freezing import freeze, refuse_methods_without_effect
 from detection3d.training.leaving_out import Buffers
+from detection3d.training.loss_pass import LossPass
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization, continue_from
 
@@ -29,6 +30,7 @@ class TrainState:
         average: exponential moving average of weights and statistics; None where the config switches it off.
         optimization: optimiser and schedule.
         scaler: of the loss; does nothing unless something runs in float16.
+        losses: computes them.
         skipped: int64 [2], on the device: steps that were left out, and how many in a row; see `leaving_out`.
         step: optimiser steps done, those left out included: schedule and data depend on it alone.
         parallel: the model as it trains with those of other ranks; None on one rank. See `training.distributed`.
@@ -38,6 +40,7 @@ class TrainState:
     average: WeightAverage | None
     optimization: Optimization
     scaler: torch.amp.GradScaler
+    losses: LossPass
     skipped: torch.Tensor
     step: int = 0
     parallel: DistributedDataParallel | None = None
@@ -151,10 +154,13 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     average = WeightAverage(model, decay) if decay else None
     alone = current_ranks().size == 1  # graphs hold no collectives
     whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
-    if device.type == "cuda" and alone and config.training.cuda_graphs and whole:
-        model.record_graphs(heads=type(model.fork.method).penalty is Method.penalty)
+    graphs = device.type == "cuda" and alone and config.training.cuda_graphs and whole
+    once = type(model.fork.method).penalty is Method.penalty  # no second derivative is wanted
+    if graphs:
+        model.record_graphs(heads=once)
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(config.seed)
     skipped = torch.zeros(2, dtype=torch.int64, device=device)
-    return TrainState(model, average, build_optimization(model, config.training), scaler, skipped)
+    losses = LossPass(config, graphs=graphs and once)
+    return TrainState(model, average, build_optimization(model, config.training), scaler, losses, skipped)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from detection3d.config import Config
-from detection3d.model.losses import compute_losses
 from detection3d.training.clock import Moment, StepTimes
 from detection3d.training.distributed import count_objects, without_averaging
 from detection3d.training.leaving_out import count_skipped, spoil_unless_finite, step_optimizer
@@ -96,7 +95,7 @@ def _forward(state: TrainState, part: MicroBatch, targets: Targets, config: Conf
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(part.voxels, part.sample_index)
-    losses = compute_losses(outputs, replace(part.targets, global_count=targets.global_count), config)
+    losses = state.losses(outputs, replace(part.targets, global_count=targets.global_count))
     weighed = state.fork.weigh(losses.as_dict(), outputs.features)
     return losses, torch.stack(list(weighed.values())).sum()
 

@@ -21,6 +21,7 @@ from detection3d.data.object_paste import paste_objects
 from detection3d.data.unpack import unpack
 from detection3d.model.detector import Detector, Voxels
 from detection3d.model.targets import build_targets
+from detection3d.training.loss_pass import pad_objects
 from detection3d.types.tensors import Batch, BoxLabels, Points, Targets, to_device
 
 SWITCH_INTERVAL = 2e-5
@@ -80,6 +81,8 @@ def network_input(batch: Batch, config: Config, step: int) -> tuple[Points, BoxL
 def step_input(batch: Batch, detector: Detector, config: Config, step: int) -> StepInput:
     """Prepare a batch for the step after `step`; see `network_input` for the arguments."""
     points, labels = network_input(batch, config, step)
+    if config.training.cuda_graphs and points.values.is_cuda:
+        labels = pad_objects(labels)
     targets = build_targets(labels, config)
     if batch.parts is None:
         part = MicroBatch(detector.encode(points, batch.size), targets, batch.sample_index)
