@@ -13,8 +13,17 @@ programs' sums are added in float64. No atomics: the same bits in every run.
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+
+from detection3d.model.norm_programs import (
+    add_kernel,
+    finish_gradient_kernel,
+    finish_kernel,
+    gradient_sums_kernel,
+    input_gradient_kernel,
+    normalize_kernel,
+    sums_kernel,
+)
 
 _TILE = 4096  # values that a program holds at once
 _PROGRAMS = 1056  # eight for each multiprocessor of an H100 or H200
@@ -32,7 +41,7 @@ def sums(values: Tensor, reference: Tensor) -> Tensor:
     rows, channels = values.shape
     parts, grid, shape = _share(values)
     with torch.cuda.device_of(values):
-        _sums[grid](values, reference, parts, rows, values.stride(0), channels, **shape)
+        sums_kernel[grid](values, reference, parts, rows, values.stride(0), channels, **shape)
     return parts
 
 
@@ -41,7 +50,7 @@ def added(parts: Tensor, rows: int) -> Tensor:
     programs, numbers = parts.shape
     result = torch.empty(numbers + 1, dtype=torch.float64, device=parts.device)
     with torch.cuda.device_of(parts):
-        _add[(triton.cdiv(numbers, _CHANNELS_AT_ONCE),)](
+        add_kernel[(triton.cdiv(numbers, _CHANNELS_AT_ONCE),)](
             parts, result, programs, numbers, rows, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE
         )
     return result
@@ -77,7 +86,7 @@ def finish(
     result = torch.empty((4, channels), dtype=torch.float32, device=weight.device)
     grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
     with torch.cuda.device_of(weight):
-        _finish[grid](
+        finish_kernel[grid](
             parts, len(parts), rows, count, reference, weight, bias, *running, result, channels, momentum, epsilon,
             count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
         )  # fmt: skip
@@ -99,7 +108,7 @@ def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu
     _, grid, shape = _share(values)
     step = 0 if residual is None else residual.stride(0)
     with torch.cuda.device_of(values):
-        _normalize[grid](
+        normalize_kernel[grid](
             values, scale_shift, residual, rows_of(result), rows, values.stride(0), step, channels,
             residual is not None, relu, **shape,
         )  # fmt: skip
@@ -118,7 +127,7 @@ def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, mean:
     rows, channels = values.shape
     parts, grid, shape = _share(values)
     with torch.cuda.device_of(values):
-        _gradient_sums[grid](
+        gradient_sums_kernel[grid](
             gradient, values, output, mean, parts, rows, gradient.stride(0), values.stride(0), channels,
             output is not None, **shape,
         )  # fmt: skip
@@ -142,7 +151,7 @@ def finish_gradient(
     result = torch.empty((5, channels), dtype=torch.float32, device=weight.device)
     grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
     with torch.cuda.device_of(weight):
-        _finish_gradient[grid](
+        finish_gradient_kernel[grid](
             own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
             count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
         )  # fmt: skip
@@ -167,7 +176,7 @@ def input_gradient(
     rows, channels = values.shape
     _, grid, shape = _share(values)
     with torch.cuda.device_of(values):
-        _input_gradient[grid](
+        input_gradient_kernel[grid](
             gradient, values, output, factors, rows_of(to_input), None if to_residual is None else rows_of(to_residual),
             rows, gradient.stride(0), values.stride(0), channels, output is not None, residual, **shape,
         )  # fmt: skip
@@ -189,190 +198,3 @@ def _share(values: Tensor) -> tuple[Tensor, tuple[int], dict[str, int]]:
     programs = triton.cdiv(rows, block * tiles) if rows else 0
     parts = torch.empty((programs, 2 * channels), dtype=torch.float32, device=values.device)
     return parts, (max(programs, 1),), {"tiles": tiles, "BLOCK": block, "CHANNELS": padded}
-
-
-@triton.jit(do_not_specialize=["rows", "tiles"])
-def _sums(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
-    column = tl.arange(0, CHANNELS)
-    known = column < channels
-    zero = tl.load(reference + column, mask=known, other=0.0)[None, :]
-    total = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    square = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
-    for tile in range(tiles):
-        row = first + tile * BLOCK
-        inside = (row < rows)[:, None] & known[None, :]
-        value = tl.load(values + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        value = tl.where(inside, value - zero, 0.0)
-        total += value
-        square += value * value
-    part = parts + tl.program_id(0).to(tl.int64) * 2 * channels + column
-    if tl.program_id(0) * BLOCK * tiles < rows:
-        tl.store(part, tl.sum(total, 0), mask=known)
-        tl.store(part + channels, tl.sum(square, 0), mask=known)
-
-
-@triton.jit
-def _sum_of_parts(parts, programs, numbers, column, known, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
-    total = tl.zeros((PARTS, COLUMNS), tl.float64)
-    for start in range(0, programs, PARTS):
-        part = start + tl.arange(0, PARTS)
-        inside = (part < programs)[:, None] & known[None, :]
-        total += tl.load(parts + part[:, None] * numbers + column[None, :], mask=inside, other=0.0).to(tl.float64)
-    return tl.sum(total, 0)
-
-
-@triton.jit(do_not_specialize=["rows", "programs"])
-def _add(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    known = column < numbers
-    tl.store(result + column, _sum_of_parts(parts, programs, numbers, column, known, COLUMNS, PARTS), mask=known)
-    if tl.program_id(0) == 0:
-        tl.store(result + numbers, rows.to(tl.float64))
-
-
-@triton.jit(do_not_specialize=["rows", "programs"])
-def _finish(
-    parts, programs, rows, count_at, reference, weight, bias, running_mean, running_variance, batches, result,
-    channels, momentum, epsilon,
-    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
-):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    known = column < channels
-    count = tl.cast(rows, tl.float64)
-    if COUNTED:
-        count = tl.load(count_at)
-    enough = count > 1
-    old_mean = tl.load(running_mean + column, mask=known, other=0.0)
-    old_variance = tl.load(running_variance + column, mask=known, other=1.0)
-    divisor = tl.maximum(count, 1.0)
-    offset = _sum_of_parts(parts, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
-    mean = offset + tl.load(reference + column, mask=known, other=0.0).to(tl.float64)
-    square = _sum_of_parts(parts + channels, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
-    variance = tl.maximum(square - offset * offset, 0.0)
-    unbiased = variance * (divisor / tl.maximum(count - 1, 1.0))
-    moved_mean = old_mean + momentum * (mean - old_mean)
-    moved_variance = old_variance + momentum * (unbiased - old_variance)
-    tl.store(running_mean + column, tl.where(enough, moved_mean, old_mean).to(tl.float32), mask=known)
-    tl.store(running_variance + column, tl.where(enough, moved_variance, old_variance).to(tl.float32), mask=known)
-    mean = tl.where(enough, mean, old_mean)
-    inverse = 1.0 / tl.sqrt(tl.where(enough, variance, old_variance) + epsilon)
-    scale = tl.load(weight + column, mask=known, other=0.0) * inverse
-    shift = tl.load(bias + column, mask=known, other=0.0) - mean * scale
-    tl.store(result + column, scale.to(tl.float32), mask=known)
-    tl.store(result + channels + column, shift.to(tl.float32), mask=known)
-    tl.store(result + 2 * channels + column, mean.to(tl.float32), mask=known)
-    tl.store(result + 3 * channels + column, inverse.to(tl.float32), mask=known)
-    if tl.program_id(0) == 0:  # which reads no one else's
-        tl.store(batches, tl.load(batches) + enough.to(tl.int64))
-
-
-@triton.jit(do_not_specialize=["rows", "tiles"])
-def _normalize(
-    values, scale_shift, residual, result, rows, stride, residual_stride, channels,
-    RESIDUAL: tl.constexpr, RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
-):  # fmt: skip
-    column = tl.arange(0, CHANNELS)
-    known = column < channels
-    scale = tl.load(scale_shift + column, mask=known, other=0.0)[None, :]
-    shift = tl.load(scale_shift + channels + column, mask=known, other=0.0)[None, :]
-    first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
-    for tile in range(tiles):
-        row = first + tile * BLOCK
-        inside = (row < rows)[:, None] & known[None, :]
-        value = tl.load(values + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        value = value * scale + shift
-        if RESIDUAL:
-            added = residual + row[:, None] * residual_stride + column[None, :]
-            value += tl.load(added, mask=inside, other=0.0).to(tl.float32)
-        if RELU:
-            value = tl.where(value > 0, value, tl.where(value != value, value, 0.0))  # NaN comes through
-        place = result + row[:, None] * channels + column[None, :]
-        tl.store(place, value.to(result.dtype.element_ty), mask=inside)
-
-
-@triton.jit(do_not_specialize=["rows", "tiles"])
-def _gradient_sums(
-    gradient, values, output, mean, parts, rows, gradient_stride, stride, channels,
-    RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
-):  # fmt: skip
-    column = tl.arange(0, CHANNELS)
-    known = column < channels
-    middle = tl.load(mean + column, mask=known, other=0.0)[None, :]
-    total = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    product = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
-    for tile in range(tiles):
-        row = first + tile * BLOCK
-        inside = (row < rows)[:, None] & known[None, :]
-        slope = tl.load(gradient + row[:, None] * gradient_stride + column[None, :], mask=inside, other=0.0)
-        slope = slope.to(tl.float32)
-        if RELU:
-            seen = tl.load(output + row[:, None] * channels + column[None, :], mask=inside, other=0.0)
-            slope = tl.where(seen.to(tl.float32) <= 0, 0.0, slope)
-        value = tl.load(values + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        total += slope
-        product += slope * tl.where(inside, value - middle, 0.0)
-    part = parts + tl.program_id(0).to(tl.int64) * 2 * channels + column
-    if tl.program_id(0) * BLOCK * tiles < rows:
-        tl.store(part, tl.sum(total, 0), mask=known)
-        tl.store(part + channels, tl.sum(product, 0), mask=known)
-
-
-@triton.jit(do_not_specialize=["rows", "own_programs", "programs"])
-def _finish_gradient(
-    own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels,
-    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
-):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    known = column < channels
-    count = tl.cast(rows, tl.float64)
-    if COUNTED:
-        count = tl.load(count_at)
-    own_slope = _sum_of_parts(own, own_programs, 2 * channels, column, known, COLUMNS, PARTS)
-    own_product = _sum_of_parts(own + channels, own_programs, 2 * channels, column, known, COLUMNS, PARTS)
-    slope = own_slope
-    product = own_product
-    if COUNTED:
-        slope = _sum_of_parts(total, programs, 2 * channels, column, known, COLUMNS, PARTS)
-        product = _sum_of_parts(total + channels, programs, 2 * channels, column, known, COLUMNS, PARTS)
-    share = tl.where(count > 1, 1.0 / tl.maximum(count, 1.0), 0.0)  # running statistics do not depend on the input
-    mean = tl.load(mean_inverse + column, mask=known, other=0.0).to(tl.float64)
-    inverse = tl.load(mean_inverse + channels + column, mask=known, other=0.0).to(tl.float64)
-    slope = slope * share
-    product = product * share
-    a = tl.load(weight + column, mask=known, other=0.0).to(tl.float64) * inverse
-    b = -a * inverse * inverse * product
-    c = -a * slope - b * mean
-    to_weight = own_product * inverse
-    tl.store(result + column, to_weight.to(tl.float32), mask=known)
-    tl.store(result + channels + column, own_slope.to(tl.float32), mask=known)
-    tl.store(result + 2 * channels + column, a.to(tl.float32), mask=known)
-    tl.store(result + 3 * channels + column, b.to(tl.float32), mask=known)
-    tl.store(result + 4 * channels + column, c.to(tl.float32), mask=known)
-
-
-@triton.jit(do_not_specialize=["rows", "tiles"])
-def _input_gradient(
-    gradient, values, output, factors, to_input, to_residual, rows, gradient_stride, stride, channels,
-    RELU: tl.constexpr, RESIDUAL: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
-):  # fmt: skip
-    column = tl.arange(0, CHANNELS)
-    known = column < channels
-    a = tl.load(factors + column, mask=known, other=0.0)[None, :]
-    b = tl.load(factors + channels + column, mask=known, other=0.0)[None, :]
-    c = tl.load(factors + 2 * channels + column, mask=known, other=0.0)[None, :]
-    first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
-    for tile in range(tiles):
-        row = first + tile * BLOCK
-        inside = (row < rows)[:, None] & known[None, :]
-        slope = tl.load(gradient + row[:, None] * gradient_stride + column[None, :], mask=inside, other=0.0)
-        slope = slope.to(tl.float32)
-        if RELU:
-            seen = tl.load(output + row[:, None] * channels + column[None, :], mask=inside, other=0.0)
-            slope = tl.where(seen.to(tl.float32) <= 0, 0.0, slope)
-        value = tl.load(values + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        place = row[:, None] * channels + column[None, :]
-        tl.store(to_input + place, (a * slope + b * value + c).to(to_input.dtype.element_ty), mask=inside)
-        if RESIDUAL:
-            tl.store(to_residual + place, slope.to(to_residual.dtype.element_ty), mask=inside)
