@@ -1,6 +1,7 @@
 """A trained detector as a folder to hand on: weights without code, the config, and a card that says what it is."""
 
 import json
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from detection3d.evaluation.files.metrics_json import read_metrics_json
 from detection3d.files import replace_file
 from detection3d.training.checkpoint import EXPORTED
 from detection3d.training.evaluated_data import config_hash, data_hash
+from detection3d.training.recorder import read_metrics
 from detection3d.training.run_folder import RunFolder
 from detection3d.training.weights import Weights, read_weights
 
@@ -108,6 +110,7 @@ def _card(
     if training.freeze:
         yield f"- frozen: {', '.join(training.freeze)}"
     yield from _beginning(RunFolder(run))
+    yield from _cost(RunFolder(run))
     yield "\n## Metrics\n"
     yield from _metric_lines(metrics, weights.step)
     yield "\n## Environment\n"
@@ -134,6 +137,23 @@ def _beginning(folder: RunFolder) -> Iterator[str]:
     if folder.initialized.is_file():
         content = json.loads(folder.initialized.read_text())
         yield f"- began with weights of {content['source']}, step {content['step']}"
+
+
+def _cost(folder: RunFolder) -> Iterator[str]:
+    """Say what the training took, by its log: every logged step holds the mean time of those since the one before."""
+    rows = [row for row in read_metrics(folder.metrics) if "time/step" in row and "memory/GB" in row]
+    if not rows:
+        return
+    steps = [row["step"] for row in rows]
+    seconds = sum(
+        (step - before) * row["time/step"] for before, step, row in zip([0, *steps], steps, rows, strict=False)
+    )
+    speed = statistics.median(row["time/samples_per_second"] for row in rows)
+    memory = max(row["memory/GB"] for row in rows)
+    yield (
+        f"- took {seconds / 60:.1f} min in its steps, {speed:.1f} samples a second; peak memory of the first rank"
+        f" {memory:.1f} GB"
+    )
 
 
 def _metrics(folder: RunFolder, step: int) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """An exported model finds what the checkpoint finds, to the bit, and its card says where it comes from."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,9 @@ def test_it_finds_the_same_to_the_bit(run, tmp_path, store):
     assert "Waymo Open Dataset may be used under its licence alone" in card
     assert '"kind": "graddrop"' in card
     assert "averaged, from step_00000004.pt" in card
+    assert re.search(
+        r"- took \d+\.\d min in its steps, \d+\.\d samples a second; peak memory of the first rank [\d.]+ GB", card
+    )
 
 
 def test_the_card_says_what_is_not_known(run, tmp_path, capsys):
