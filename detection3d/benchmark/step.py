@@ -10,12 +10,14 @@ import torch
 from detection3d.benchmark.timing import Timing, wait_for
 from detection3d.config import Config
 from detection3d.data.store import Store
-from detection3d.training.batches import training_batches
+from detection3d.training.batches import ALONE, training_batches
 from detection3d.training.clock import Stopwatch
+from detection3d.training.distributed import distribute
 from detection3d.training.memory import peak_memory
 from detection3d.training.state import build_state
 from detection3d.training.step import train_step
 from detection3d.training.step_input import step_inputs
+from detection3d.training.team import Team
 from detection3d.types.tensors import pin
 
 WARM_UP = 15  # steps, in which kernels are chosen and graphs recorded
@@ -41,7 +43,9 @@ class StepTiming:
     points: float
 
 
-def time_steps(config: Config, device: torch.device, *, rounds: int, steps: int, batches: int) -> StepTiming:
+def time_steps(
+    config: Config, device: torch.device, *, rounds: int, steps: int, batches: int, team: Team = ALONE
+) -> StepTiming:
     """Train for `rounds` times `steps` steps, and time each round.
 
     Args:
@@ -50,13 +54,16 @@ def time_steps(config: Config, device: torch.device, *, rounds: int, steps: int,
         rounds: that are timed.
         steps: of a round; the device is waited for at its end alone.
         batches: different ones, which are used in turns.
+        team: the ranks that share each batch.
     """
     assert config.data.train is not None
     store = Store.open(config.data.train)
     config = config.in_steps(len(store.every(config.data.every)))
-    held = list(training_batches(store, config, total_steps=batches, workers=0))
+    held = list(training_batches(store, config, total_steps=batches, workers=0, team=team))
     held = [pin(batch) for batch in held] if device.type == "cuda" else held
     state = build_state(config, device)
+    if team.size > 1:
+        distribute(state, sync_norms=config.training.sync_batch_norm)
     state.model.train()
     total = WARM_UP + rounds * steps
     inputs = step_inputs(itertools.islice(itertools.cycle(held), total), state.model, config, device, 0)

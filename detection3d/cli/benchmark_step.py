@@ -1,4 +1,4 @@
-"""The part of tools/benchmark.py that times whole training steps."""
+"""The part of tools/benchmark.py that times whole training steps, of one process or of all that torchrun started."""
 
 import argparse
 import json
@@ -26,18 +26,28 @@ def _run(options: argparse.Namespace) -> int:
     from detection3d.cli.device import choose_device
     from detection3d.config_file import load_config
     from detection3d.files import replace_file
+    from detection3d.training.launch import read_launch
+    from detection3d.training.team import joined_team
 
     config = load_config(options.config, [f"data.train={options.data}", *options.overrides])
-    device = choose_device(options.device)
-    timing = time_steps(config, device, rounds=options.rounds, steps=options.steps, batches=options.batches)
+    launch = read_launch()
+    device = choose_device(options.device, launch)
+    turns = {"rounds": options.rounds, "steps": options.steps, "batches": options.batches}
+    with joined_team(launch, device) as team:
+        timing = time_steps(config, device, **turns, team=team)
+    if not team.first:
+        return 0
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     frames = config.training.batch_size
     rounds = [1e3 * seconds for seconds in timing.step.seconds]
+    ranks = f"{team.size} times " if team.size > 1 else ""
     print(
-        f"{name}, torch {torch.__version__}: {1e3 * timing.step.median:.1f} ms a step of {frames} frames with"
+        f"{ranks}{name}, torch {torch.__version__}: {1e3 * timing.step.median:.1f} ms a step of {frames} frames with"
         f" {timing.points:,.0f} points each, {1e3 * timing.step.median / frames:.2f} ms a frame"
         f" ({min(rounds):.1f} to {max(rounds):.1f} ms in {len(rounds)} rounds of {options.steps} steps)"
     )
+    speed = frames / timing.step.median
+    print(f"{speed:.1f} frames a second, {speed / team.size:.1f} a rank")
     parts = ", ".join(f"{part.removeprefix('time/')} {1e3 * value:.1f} ms" for part, value in timing.parts.items())
     print(f"{parts}; peak memory {timing.memory:.1f} GB; {timing.skipped} steps left out as not finite")
     if options.output is not None:
@@ -45,6 +55,7 @@ def _run(options: argparse.Namespace) -> int:
             "schema_version": 1,
             "device": name,
             "torch": torch.__version__,
+            "ranks": team.size,
             "config": config.model_dump(mode="json"),
             "seconds": list(timing.step.seconds),
             "seconds_a_frame": timing.step.median / frames,
