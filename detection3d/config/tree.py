@@ -250,7 +250,8 @@ class Config(Section):
         """
         if self.training.steps:
             return self
-        steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
+        samples = round(self.training.epochs * frames, 6)  # 1.1 * 100 is a little more than 110
+        steps = max(1, math.ceil(samples / self.training.batch_size))
         training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
         return self.model_copy(update={"training": training})
 

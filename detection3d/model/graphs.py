@@ -1,6 +1,8 @@
 """Passes of fixed shape replayed as CUDA graphs, since launching their kernels one by one takes the host too long."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ class GraphedPass(nn.Module):
         for norm in norms:
             norm.fused = True
         dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False):
+        with torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False), _beside_other_threads():
             torch.cuda.make_graphed_callables(replay, samples)
         for norm in norms:
             norm.fused = False
@@ -67,6 +69,21 @@ class _Replayed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.module(*inputs)
+
+
+@contextmanager
+def _beside_other_threads() -> Iterator[None]:
+    """Let other threads use the device while this one records.
+
+    One prepares the next step, and the loader's pins memory. In CUDA's mode "global", which torch takes, an allocation
+    by them would be refused and would spoil the recording. `make_graphed_callables` hands no other mode on.
+    """
+    plain = torch.cuda.graph
+    torch.cuda.graph = partial(plain, capture_error_mode="thread_local")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.cuda.graph = plain  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _shapes(inputs: Sequence[Tensor]) -> list[tuple[object, ...]]:
