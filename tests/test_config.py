@@ -295,6 +295,8 @@ def test_epochs_become_steps_once_the_frames_are_known():
     assert (resolved.training.steps, resolved.training.epochs) == (64, 0)
     assert resolved.augmentation.steps_without(resolved.training.steps) == 13
     assert resolved.in_steps(7) == resolved
+    tenths = load_config("tiny", ["training.epochs=1.1", "training.batch_size=10"])
+    assert [tenths.in_steps(frames).training.steps for frames in (10, 100, 101)] == [2, 11, 12]
     assert load_config("waymo_voxel", ["training.steps=10"]).training.epochs == 0  # the later word counts
     with pytest.raises(UserError, match=r"augmentation.off_for_last_steps: training is stated in epochs"):
         load_config("waymo_voxel", ["augmentation.off_for_last_steps=5"])

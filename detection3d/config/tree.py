@@ -119,7 +119,7 @@ class TrainingConfig(Section):
     sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
     freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
-    cuda_graphs: bool = False  # replay the dense part's kernels in one go; on one CUDA rank, else without effect
+    cuda_graphs: bool = False  # replay the dense part's kernels; on one CUDA rank without freeze and debug only
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps
@@ -250,7 +250,8 @@ class Config(Section):
         """
         if self.training.steps:
             return self
-        steps = max(1, math.ceil(self.training.epochs * frames / self.training.batch_size))
+        samples = round(self.training.epochs * frames, 6)  # 1.1 * 100 is a little more than 110
+        steps = max(1, math.ceil(samples / self.training.batch_size))
         training = self.training.model_copy(update={"steps": steps, "epochs": 0.0})
         return self.model_copy(update={"training": training})
 

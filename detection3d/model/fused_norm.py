@@ -42,6 +42,19 @@ def _kernels() -> ModuleType | None:
     return norm_kernels
 
 
+def kernels_on_all(ranks: Ranks, device: torch.device) -> bool:
+    """Tell whether the kernels work on every rank; a collective.
+
+    Ranks must not mix them with torch's operations: both add up as many numbers over the ranks, but not the same ones.
+
+    Args:
+        ranks: who trains together.
+        device: of this rank.
+    """
+    lacking = torch.tensor(_kernels() is None, dtype=torch.float32, device=device)
+    return not ranks.max(lacking).item()
+
+
 class FusedNorm(torch.autograd.Function):
     """`relu(batch_norm(input) + residual)` with statistics over all ranks."""
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,11 @@ class GraphedPass(nn.Module):
         # Gradients are added up on the stream of the recording from now on, which the backward pass waits for.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         try:
-            with _as_recorded(self.module), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+            with (
+                _as_recorded(self.module),
+                torch.autocast("cuda", dtype, enabled, cache_enabled=False),
+                _beside_other_threads(),
+            ):
                 torch.cuda.make_graphed_callables(replay, samples)
         except torch.OutOfMemoryError:
             raise
@@ -89,3 +94,18 @@ class _Replayed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.module(*inputs)
+
+
+@contextmanager
+def _beside_other_threads() -> Iterator[None]:
+    """Let other threads use the device while this one records.
+
+    One prepares the next step, and the loader's pins memory. In CUDA's mode "global", which torch takes, an allocation
+    by them would be refused and would spoil the recording. `make_graphed_callables` hands no other mode on.
+    """
+    plain = torch.cuda.graph
+    torch.cuda.graph = partial(plain, capture_error_mode="thread_local")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.cuda.graph = plain  # pyright: ignore[reportAttributeAccessIssue]

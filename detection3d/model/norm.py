@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from detection3d.model.fused_norm import FusedNorm, fused_for
+from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 
@@ -29,7 +29,8 @@ class BatchNorm(nn.BatchNorm2d):
         ranks: over whose values statistics are taken in training; see `synchronize_norms`.
         fused: do all of it in a few kernels of our own, on CUDA, where Triton works. They take the GPU half the time of
             torch's and the host four times as long, so they are for passes that are replayed as CUDA graphs. Over
-            several ranks torch has none, and these are taken in any case.
+            several ranks torch has none, and these are taken where all ranks have them.
+        fused_over_ranks: whether all ranks have them; see `synchronize_norms`.
     """
 
     def __init__(self, channels: int, *, relu: bool = False) -> None:
@@ -37,10 +38,12 @@ class BatchNorm(nn.BatchNorm2d):
         self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.ranks = Ranks()
         self.fused = False
+        self.fused_over_ranks = True
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise, add `residual` of the same shape and apply the activation; the shape stays."""
-        if self.training and (self.fused or self.ranks.size > 1) and (kernels := fused_for(input)):
+        wanted = self.fused if self.ranks.size == 1 else self.fused_over_ranks
+        if self.training and wanted and (kernels := fused_for(input)):
             relu = isinstance(self.activation, nn.ReLU)
             result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
             assert isinstance(result, Tensor)
@@ -110,9 +113,11 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> N
         ValueError: a batch normalisation of torch's, whose statistics would stay those of one rank.
     """
     ranks = current_ranks(group)
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    fused = ranks.size == 1 or device.type == "cpu" or kernels_on_all(ranks, device)
     for name, child in module.named_modules():
         if isinstance(child, BatchNorm):
-            child.ranks = ranks
+            child.ranks, child.fused_over_ranks = ranks, fused
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and ranks.size > 1:
             raise ValueError(f"{name} is a {type(child).__name__}, which knows one rank only; use model.norm.BatchNorm")
 

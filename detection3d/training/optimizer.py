@@ -56,6 +56,19 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
     return Optimization(optimizer, schedule)
 
 
+def restore_optimizer(optimizer: torch.optim.AdamW, saved: dict[str, Any]) -> None:
+    """Take over moments and settings, but for how this device does it.
+
+    A state dict of the CPU would switch the fused optimiser off, and with it the steps that the device leaves out.
+
+    Args:
+        optimizer: of this device.
+        saved: state dict of one that may have been on another.
+    """
+    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in saved["param_groups"]]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
 def continue_from(optimization: Optimization, saved: dict[str, Any], step: int) -> None:
     """Take over the optimiser's moments, but not the settings that they were made with.
 

@@ -1,9 +1,11 @@
 """Evaluations on the way: all ranks detect, the first one compares, and training goes on as if nothing had been."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
+from torch import distributed as dist
 from torch import nn
 
 from detection3d.config import Config
@@ -13,6 +15,7 @@ from detection3d.evaluation import Metrics
 from detection3d.evaluation.files.metrics_json import mean_metrics
 from detection3d.evaluation.files.objects import read_detections, write_detections
 from detection3d.model.detector import Detector
+from detection3d.model.norm import BatchNorm
 from detection3d.training.best import Best, note_best
 from detection3d.training.checkpoint import checkpoint_path
 from detection3d.training.evaluated_data import data_hash
@@ -93,7 +96,8 @@ class PeriodicEvaluation:
         store, frames, team = self._evaluated.store, self._evaluated.frames, self._team
         start, stop = (len(frames) * share // team.size for share in (team.rank, team.rank + 1))
         batch_size = max(1, self._config.training.batch_size // team.size)
-        with evaluating(state) as detector:
+        apart = team.size > 1 and not self._config.training.sync_batch_norm
+        with evaluating(state) as detector, _statistics_of_the_first(detector) if apart else nullcontext():
             own = list(
                 detect_store(
                     detector, store, self._config, state.device, frames=frames[start:stop], batch_size=batch_size
@@ -127,6 +131,25 @@ def evaluating(state: TrainState) -> Iterator[Detector]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+@torch.no_grad()
+def _statistics_of_the_first(detector: Detector) -> Iterator[None]:
+    """Lend every rank the running statistics of the first one, which the checkpoint holds; afterwards it has its own.
+
+    Where batch normalisation is each rank's own, they differ, and the evaluation would be that of no detector.
+    """
+    norms = [module for module in detector.modules() if isinstance(module, BatchNorm)]
+    statistics = [buffer for norm in norms for buffer in norm.buffers()]
+    own = [buffer.clone() for buffer in statistics]
+    for buffer in statistics:
+        dist.broadcast(buffer, src=0)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(statistics, own, strict=True):
+            buffer.copy_(value)
 
 
 def spaced(total: int, wanted: int) -> Sequence[int]:

@@ -18,7 +18,7 @@ from detection3d.training.freezing import freeze, refuse_methods_without_effect
 from detection3d.training.leaving_out import Buffers
 from detection3d.training.loss_pass import LossPass
 from detection3d.training.method import build_method
-from detection3d.training.optimizer import Optimization, build_optimization, continue_from
+from detection3d.training.optimizer import Optimization, build_optimization, continue_from, restore_optimizer
 
 
 @dataclass
@@ -101,7 +101,7 @@ class TrainState:
         if new_settings:
             continue_from(self.optimization, checkpoint["optimizer"], self.step)
         else:
-            self.optimization.optimizer.load_state_dict(checkpoint["optimizer"])
+            restore_optimizer(self.optimization.optimizer, checkpoint["optimizer"])
             self.optimization.schedule.load_state_dict(checkpoint["schedule"])
         if checkpoint["scaler"]:  # empty after steps on a device that needs no scaler
             self.scaler.load_state_dict(checkpoint["scaler"])

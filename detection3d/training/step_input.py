@@ -138,6 +138,7 @@ def _ahead(
     thread's stream waits for the network's to have done with those before.
     """
     network, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device, priority=-1)
+    stream.wait_stream(network)  # which may still be copying the detector's constants
 
     def make(batch: Batch, done: int, free: torch.cuda.Event | None) -> StepInput:
         with torch.cuda.device(device), torch.cuda.stream(stream):

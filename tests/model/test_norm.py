@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from detection3d.model import fused_norm
 from detection3d.model.norm import EPSILON, MOMENTUM, BatchNorm, synchronize_norms
+from detection3d.multitask.ranks import Ranks, current_ranks
 from tests.rank_group import RankGroup
 
 
@@ -172,3 +174,29 @@ def refuse_torchs_norm(rank: int) -> str:
     with pytest.raises(ValueError, match="which knows one rank only") as caught:
         synchronize_norms(nn.Sequential(BatchNorm(4), nn.BatchNorm1d(4)))
     return str(caught.value)
+
+
+def test_kernels_are_taken_where_all_ranks_have_them(two_ranks: RankGroup) -> None:
+    assert two_ranks.run(kernels_where, (True, True)) == [True, True]
+    assert two_ranks.run(kernels_where, (True, False)) == [False, False]
+
+
+def kernels_where(rank: int, there: tuple[bool, ...]) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_norm, "_kernels", lambda: torch if there[rank] else None)
+        return fused_norm.kernels_on_all(current_ranks(), torch.device("cpu"))
+
+
+def test_without_kernels_on_all_ranks_none_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: torch.Tensor) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("detection3d.model.norm.fused_for", refuse)
+    norm = BatchNorm(4)
+    norm(torch.randn(3, 4))  # nor on one rank, where nobody asked for them
+    norm.ranks, norm.fused_over_ranks = Ranks(size=2), False
+    with pytest.raises(ValueError, match="process group"):  # of the sums over two ranks, which come afterwards
+        norm(torch.randn(3, 4))
+    norm.fused_over_ranks = True
+    with pytest.raises(AssertionError):
+        norm(torch.randn(3, 4))

@@ -4,7 +4,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from detection3d.config import TrainingConfig
-from detection3d.training.optimizer import build_optimization
+from detection3d.training.leaving_out import step_optimizer
+from detection3d.training.optimizer import build_optimization, restore_optimizer
 
 
 def settings(steps: int = 20, **changes: float) -> TrainingConfig:
@@ -99,3 +100,29 @@ def test_a_step_is_adamw():
     # the first step of Adam moves by the rate, whatever the gradient
     torch.testing.assert_close(model.weight.detach(), weight * (1 - 0.001 * 0.1) - 0.001)
     torch.testing.assert_close(model.bias.detach(), bias - 0.001)
+
+
+def test_a_state_of_another_device_does_not_switch_the_fused_optimiser_off():
+    """Else steps that are not finite would not be left out any more where the device decides it."""
+    model = nn.Linear(2, 2)
+    saved = _stepped(model, torch.optim.AdamW(model.parameters(), lr=0.5, fused=False)).state_dict()
+    fused = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    restore_optimizer(fused, saved)
+    assert (fused.param_groups[0]["fused"], fused.param_groups[0]["lr"]) == (True, 0.5)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, torch.nan)
+    step_optimizer(fused, torch.tensor(True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), before, strict=True))
+    step_optimizer(_stepped(model, fused), torch.tensor(False))
+    plain = torch.optim.AdamW(model.parameters(), lr=0.1, fused=False)
+    restore_optimizer(plain, fused.state_dict())
+    assert plain.param_groups[0]["fused"] is False
+    assert {float(state["step"]) for state in plain.state.values()} == {3.0}
+
+
+def _stepped(model: nn.Module, optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    step_optimizer(optimizer, torch.tensor(False))
+    return optimizer

@@ -13,6 +13,7 @@ from detection3d.config_file import load_config
 from detection3d.data.store import Store
 from detection3d.errors import UserError
 from detection3d.evaluation.files.objects import read_detections
+from detection3d.model.norm import BatchNorm
 from detection3d.training import periodic_evaluation
 from detection3d.training.best import Best, note_best, read_best
 from detection3d.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
@@ -20,6 +21,7 @@ from detection3d.training.evaluation import evaluate_run
 from detection3d.training.loop import train
 from detection3d.training.periodic_evaluation import spaced
 from detection3d.training.recorder import read_metrics
+from detection3d.training.state import build_detector
 from detection3d.training.team import Team
 from tests.rank_group import RankGroup
 from tests.small_run import small_config, small_settings
@@ -148,9 +150,9 @@ def test_without_validation_data_it_is_refused():
         load_config("tiny", [*small_settings(), "training.evaluate_every=2"])
 
 
-def train_on_rank(rank: int, store: Path, run: Path) -> list[int]:
+def train_on_rank(rank: int, store: Path, run: Path, *settings: str) -> list[int]:
     team = Team(rank, 2, dist.new_group(backend="gloo"))
-    train(small_config(*EVERY, "training.evaluate_every=5", data=store), run, CPU, team)
+    train(small_config(*EVERY, "training.evaluate_every=5", *settings, data=store), run, CPU, team)
     return [row["step"] for row in read_metrics(run / "metrics.jsonl") if "evaluation/LEVEL_2/APH" in row]
 
 
@@ -165,3 +167,30 @@ def test_ranks_share_the_frames(store: Path, tmp_path: Path):
     for item in read_detections(folder / "detections.parquet"):
         assert len(item.boxes) == len(alone[item.key].boxes) == 20
         np.testing.assert_allclose(item.scores, alone[item.key].scores, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_the_checkpoint_are_evaluated_where_each_rank_has_its_own(store: Path, tmp_path: Path):
+    settings = ("training.sync_batch_norm=false", "training.learning_rate=0.1")
+    with RankGroup(2) as group:
+        assert group.run(train_on_rank, store, tmp_path, *settings) == [[5]] * 2
+    ours = read_detections(tmp_path / "evaluation" / "00000005" / "detections.parquet")
+    result = evaluate_run(tmp_path, small_config(data=store), find_checkpoint(tmp_path), tmp_path / "again", CPU)
+    alone = {item.key: item for item in read_detections(result.folder / "detections.parquet")}
+    assert len(ours) == 3
+    for item in ours:
+        np.testing.assert_allclose(item.scores, alone[item.key].scores, rtol=1e-4, atol=1e-6)
+
+
+def statistics_come_back(rank: int) -> list[float]:
+    detector = build_detector(small_config(), CPU)
+    norms = [module for module in detector.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:
+        norm.running_mean.fill_(rank + 1)
+    with periodic_evaluation._statistics_of_the_first(detector):
+        during = [float(norm.running_mean.mean()) for norm in norms]
+    return sorted({*during}) + sorted({float(norm.running_mean.mean()) for norm in norms})
+
+
+def test_afterwards_each_rank_has_its_own_statistics():
+    with RankGroup(2) as group:
+        assert group.run(statistics_come_back) == [[1, 1], [1, 2]]

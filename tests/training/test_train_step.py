@@ -19,6 +19,7 @@ from detection3d.training.checkpoint import last_checkpoint
 from detection3d.training.loop import train
 from detection3d.training.recorder import read_metrics
 from detection3d.training.step import train_step
+from detection3d.training.step_input import network_input
 from detection3d.types.tensors import Batch
 from tests.small_run import small_config, write_small_store
 from tests.training.steps import CPU, batches, differences, fresh_state
@@ -204,3 +205,11 @@ def test_batches_without_points_or_objects_are_steps_too(tmp_path: Path, changes
         assert all(torch.isfinite(loss) for loss in result.losses.as_dict().values())
         assert torch.isfinite(result.gradient_norm)
     assert all(weight.isfinite().all() for weight in state.model.parameters())
+
+
+def test_the_last_steps_are_without_augmentation(store):
+    config = small_config("training.steps=10", "augmentation.off_for_last_steps=3")
+    (batch,) = batches(config, store, 1)
+    plain = unpack(batch.points, returns=config.data.returns, drop_no_label_zone=False)
+    same = [torch.equal(network_input(batch, config, step)[0].values, plain.values) for step in range(10)]
+    assert same == 7 * [False] + 3 * [True]
