@@ -213,6 +213,14 @@ def test_allowed_changes_take_hold_and_are_noted(tmp_path, store, capsys):
     assert [group["weight_decay"] for group in saved["optimizer"]["param_groups"]] == [0.1, 0.0]
 
 
+def test_fewer_steps_than_are_done_are_refused(tmp_path, store):
+    train(small_config("training.steps=3", data=store), tmp_path, CPU)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"is at step 3, beyond training.steps=2; give more"):
+        train(small_config("training.steps=2", data=store), tmp_path, CPU, start=Start(allow_changes=True))
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
 def test_a_kill_after_allowed_changes_loses_none_of_them(tmp_path, store, monkeypatch):
     before, after = small_config("training.steps=4", data=store), small_config(*CHANGES, data=store)
     for name in ("straight", "killed"):
