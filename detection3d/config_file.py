@@ -107,7 +107,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for name in parents:
         node = _child(node, name, key)
     node[_place(node, last, key)] = value
-    if isinstance(node, dict) and key in _ALTERNATIVES:
+    if isinstance(node, dict) and key in _ALTERNATIVES and value != 0:  # 0 is "not by this one"
         node.pop(_ALTERNATIVES[key], None)
 
 
@@ -156,10 +156,12 @@ def _user_path(item: dict[str, Any], tree: Mapping[str, Any]) -> tuple[str, ...]
 
 def _explain(item: dict[str, Any], path: tuple[str, ...]) -> str:
     location = [str(part) for part in item["loc"]]
-    name = ".".join(path) or "config"
+    name = ".".join(path)
     match item["type"]:
         case "extra_forbidden":
             known = _known_keys(Config, location[:-1])
+            if (whole := _other_kind(location, path)) is not None:
+                return f"{name}: unknown key; known: {', '.join(known)}; {whole}"
             near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
             advice = f"did you mean {'.'.join([*path[:-1], near[0]])!r}?" if near else f"known: {', '.join(known)}"
             return f"{name}: unknown key; {advice}"
@@ -175,7 +177,21 @@ def _explain(item: dict[str, Any], path: tuple[str, ...]) -> str:
             return f"{name}.kind: missing; it has no default"
         case _:
             found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            return f"{name}: {item['msg'].removeprefix('Value error, ')}{found}"
+            # Checks across sections name the setting themselves.
+            return f"{f'{name}: ' if path else ''}{item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _other_kind(location: Sequence[str], path: Sequence[str]) -> str | None:
+    """Say what to do about a key that another kind of the same section has; None where none has it.
+
+    Args:
+        location: pydantic's, in which the kind follows the section's name.
+        path: as the user wrote it.
+    """
+    kind, section = location[-2] if len(location) > 2 else "", location[:-2]
+    if len(path) < 2 or kind == path[-2] or path[-1] not in _known_keys(Config, section):
+        return None
+    return f"it is of another kind; to change the kind replace the whole: '{'.'.join(path[:-1])}={{kind: {kind}, ...}}'"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str]) -> list[str]:

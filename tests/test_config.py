@@ -133,8 +133,8 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("model.heads.orientation=[heading, size]", "model.heads: size is predicted twice; give each output to"),
         ("model.heads.boxes=[size]", "model.heads.boxes: unknown key; did you mean 'model.heads.box'?"),
         ("classes.0.types.0=CAR", "classes.0.types.0: not an object type; types are UNKNOWN, VEHICLE, PEDESTRIAN, "),
-        ("classes.1.types.0=VEHICLE", "config: classes: an object type belongs to one class only"),
-        ("classes.1.types.0=UNKNOWN", "config: classes: UNKNOWN marks padding and can't be a class"),
+        ("classes.1.types.0=VEHICLE", "classes: an object type belongs to one class only"),
+        ("classes.1.types.0=UNKNOWN", "classes: UNKNOWN marks padding and can't be a class"),
         ("model.point_range=[-16,-16,-2,16,16]", "model.point_range.5: missing; the list is too short"),
         ("model.point_range.0.x=1", "model.point_range.0: Input should be a valid number"),
         ("training.accumulation=1000", "training: accumulation is 1000, more than the "),
@@ -267,6 +267,10 @@ def test_a_method_knows_its_own_settings_alone():
     assert "multitask.method.leak: unknown key; known: kind" in refusal(
         "multitask.method=sum", "multitask.method.leak=0.1"
     )
+    # The keys of the kind before stay where the kind alone is changed.
+    advice = "it is of another kind; to change the kind replace the whole: 'model.backbone={kind: pillar, ...}'"
+    assert advice in refusal("model.backbone.kind=pillar")
+    assert "replace the whole" not in refusal("model.backbone.chanels=[1]")
 
 
 def test_micro_batches_and_what_would_count_for_each_of_them():
@@ -297,6 +301,8 @@ def test_epochs_become_steps_once_the_frames_are_known():
     assert resolved.in_steps(7) == resolved
     tenths = load_config("tiny", ["training.epochs=1.1", "training.batch_size=10"])
     assert [tenths.in_steps(frames).training.steps for frames in (10, 100, 101)] == [2, 11, 12]
+    for order in (["training.epochs=0", "training.steps=10"], ["training.steps=10", "training.epochs=0"]):
+        assert load_config("waymo_voxel", order).training.steps == 10
     assert load_config("waymo_voxel", ["training.steps=10"]).training.epochs == 0  # the later word counts
     with pytest.raises(UserError, match=r"augmentation.off_for_last_steps: training is stated in epochs"):
         load_config("waymo_voxel", ["augmentation.off_for_last_steps=5"])

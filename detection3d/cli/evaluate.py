@@ -11,7 +11,7 @@ from detection3d.cli.run import run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, evaluate and print the table."""
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
-    parser.add_argument("run", type=Path, help="the folder that tools/train.py wrote")
+    parser.add_argument("run", type=Path, help="the folder that tools/train.py or tools/export.py wrote")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.validation=FOLDER")
     parser.add_argument("--checkpoint", default="last", help="last, best or a file (default: last)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/evaluation/STEP)")

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a file is missing or damaged, or the server wouldn't take the submission.
     """
-    parser = argparse.ArgumentParser(prog="make_submission", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make_submission.py", description=__doc__)
     parser.add_argument("--predictions", type=Path, required=True, metavar="F", help="detections, .parquet or .bin")
     parser.add_argument(
         "--information",

@@ -81,9 +81,8 @@ def _summarise(reports: "Sequence[SegmentReport]", seconds: float, output: Path)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="make_synthetic",
+        prog="make_synthetic.py",
         description="Write Waymo v1 TFRecords of synthetic scenes. The same settings give the same bytes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--segments", type=int, required=True, metavar="N", help="number of files")
@@ -93,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "--rig",
         choices=("full", "tiny"),
         default="full",
-        help="Waymo's lidars in Waymo-like streets, or a small version",
+        help="Waymo's lidars in Waymo-like streets, or a small version (default: full)",
     )
-    parser.add_argument("--interval", type=float, default=0.1, metavar="S", help="seconds between frames")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; one for each core where not given")
+    parser.add_argument(
+        "--interval", type=float, default=0.1, metavar="S", help="seconds between frames (default: 0.1)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     return parser

@@ -105,7 +105,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="waymo_metrics", description=__doc__)
+    parser = argparse.ArgumentParser(prog="waymo_metrics.py", description=__doc__)
     files = "Waymo's Objects or Submission, or .parquet of ours"
     parser.add_argument("--predictions", type=Path, required=True, metavar="F", help=f"detections: {files}")
     parser.add_argument("--ground-truth", type=Path, required=True, metavar="F", help=f"labels: {files}")

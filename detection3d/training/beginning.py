@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection3d.config import Config
+from detection3d.errors import UserError
 from detection3d.training.checkpoint import fitting, last_checkpoint, load_checkpoint, save_checkpoint
 from detection3d.training.freezing import describe_frozen
 from detection3d.training.initialize import initialize, refuse_forgotten, write_initialization
@@ -79,6 +80,11 @@ def _go_on(
     saved = team.from_first(lambda: load_checkpoint(checkpoint))
     with fitting(checkpoint, _REFUSAL):
         state.restore(saved, new_settings=bool(changes))
+    if state.step > config.training.steps:
+        raise UserError(
+            f"{folder.root}: the run is at step {state.step}, beyond training.steps={config.training.steps}; give more"
+            " steps, or start a new run in another folder (--output)"
+        )
     notes = []
     if changes:
         team.wait()  # until all have read it

@@ -14,13 +14,13 @@ import torch
 
 from detection3d.errors import DataError, UserError
 from detection3d.files import remove_unfinished, replace_file
+from detection3d.training.best import POINTER as BEST_POINTER
 from detection3d.training.best import find_best, read_best
 
 EXPORTED = "model.safetensors"  # in the folder of an exported model
 POINTER = "last"  # a text file that names the newest complete checkpoint
 NAME = re.compile(r"step_(\d{8})\.pt")
 SCHEMA = 1
-_ADVICE = "delete it to use the one before"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -70,9 +70,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         reason = str(error).strip().partition(".")[0]
-        raise DataError(path, f"not a checkpoint of detection3d ({reason}); {_ADVICE}") from error
+        raise DataError(path, f"not a checkpoint of detection3d ({reason}); {_advice(path)}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise DataError(path, f"not a checkpoint of this version of detection3d; {_ADVICE}")
+        raise DataError(path, f"not a checkpoint of this version of detection3d; {_advice(path)}")
     return state
 
 
@@ -111,11 +111,22 @@ def find_checkpoint(run: Path, wanted: str = POINTER) -> Path:
     return found
 
 
+def follow_pointer(path: Path) -> Path:
+    """Return the checkpoint that `checkpoints/last` or `best` names, and any other file as it is.
+
+    Raises:
+        UserError: the checkpoint that it names is not there.
+    """
+    if path.name not in (POINTER, BEST_POINTER):
+        return path
+    return find_checkpoint(path.absolute().parent.parent, path.name)
+
+
 def _file(path: Path, run: Path) -> Path:
     """Return the file that is meant: where it says, or by that name among the run's checkpoints."""
     for candidate in (path, run / "checkpoints" / path):
         if candidate.is_file():
-            return candidate
+            return follow_pointer(candidate)
     raise UserError(f"{path}: no such checkpoint; give last, best, or one of the files in {run / 'checkpoints'}")
 
 
@@ -124,6 +135,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(Path(entry.path) for entry in os.scandir(folder) if NAME.fullmatch(entry.name))
+
+
+def _advice(path: Path) -> str:
+    """Return what to do about a file that is no checkpoint: nobody else's file shall be deleted."""
+    return "delete it to use the one before" if NAME.fullmatch(path.name) else "give one that tools/train.py wrote"
 
 
 def _check_content(path: Path) -> None:
@@ -135,9 +151,9 @@ def _check_content(path: Path) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise DataError(path, f"not a checkpoint, or cut off ({error}); {_ADVICE}") from error
+        raise DataError(path, f"not a checkpoint, or cut off ({error}); {_advice(path)}") from error
     if damaged is not None:
-        raise DataError(path, f"damaged: its part {damaged} does not match its checksum; {_ADVICE}")
+        raise DataError(path, f"damaged: its part {damaged} does not match its checksum; {_advice(path)}")
 
 
 @contextmanager

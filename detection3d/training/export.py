@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def _card(
     yield from _beginning(RunFolder(run))
     yield from _cost(RunFolder(run))
     yield "\n## Metrics\n"
-    yield from _metric_lines(metrics, weights.step)
+    yield from _metric_lines(metrics, weights.step, {kind.name for item in config.classes for kind in item.types})
     yield "\n## Environment\n"
     yield from _environment(RunFolder(run))
     yield "\n## Limits\n"
@@ -162,7 +162,7 @@ def _metrics(folder: RunFolder, step: int) -> dict[str, Any] | None:
     return read_metrics_json(path) if path.is_file() else None
 
 
-def _metric_lines(metrics: dict[str, Any] | None, step: int) -> Iterator[str]:
+def _metric_lines(metrics: dict[str, Any] | None, step: int, found: Collection[str]) -> Iterator[str]:
     if metrics is None:
         yield f"Step {step} was not evaluated."
         return
@@ -172,8 +172,9 @@ def _metric_lines(metrics: dict[str, Any] | None, step: int) -> Iterator[str]:
         if mean["AP"] is not None:
             yield f"| mean {name} | {100 * mean['AP']:.2f} | {100 * mean['APH']:.2f} |"
     for name, row in metrics["breakdowns"].items():
-        if name.startswith("OBJECT_TYPE_") and row["counts"]["ground_truth"]:
-            label = name.removeprefix("OBJECT_TYPE_TYPE_")
+        label = name.removeprefix("OBJECT_TYPE_TYPE_")
+        # Data may hold types that the detector does not look for, such as signs.
+        if label != name and label.partition("_")[0] in found and row["counts"]["ground_truth"]:
             yield f"| {label} | {100 * row['AP']:.2f} | {100 * row['APH']:.2f} |"
 
 

@@ -12,6 +12,7 @@ from detection3d.files import replace_file
 from detection3d.training.state import TrainState
 from detection3d.training.weights import find_weights, read_weights
 
+_TOLD = 12  # tensors that are named on the terminal
 OF_THE_RUN = "fork."  # the prefix of what belongs to a run's course: the step, and what the method learnt
 
 
@@ -37,7 +38,12 @@ class Initialization:
         """Say it in lines for a person."""
         kind = "averaged weights" if self.averaged else "weights"
         head = f"initialised from {self.source} (step {self.step}, {kind}): {len(self.loaded)} tensors taken"
-        return "\n".join([head, *(f"  not taken: {name}: {reason}" for name, reason in self.skipped.items())])
+        lines = [f"  not taken: {name}: {reason}" for name, reason in self.skipped.items()]
+        if len(lines) > _TOLD:  # another backbone's would bury the line above
+            lines[_TOLD:] = [
+                f"  and {len(lines) - _TOLD} more not taken; initialized.json in the run's folder has them all"
+            ]
+        return "\n".join([head, *lines])
 
 
 def initialize(state: TrainState, place: Path) -> Initialization:

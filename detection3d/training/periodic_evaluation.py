@@ -1,6 +1,6 @@
 """Evaluations on the way: all ranks detect, the first one compares, and training goes on as if nothing had been."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from detection3d.training.run_folder import RunFolder
 from detection3d.training.state import TrainState
 from detection3d.training.team import Team
 from detection3d.training.threads import threads_kept
-from detection3d.types.scene import Detections
+from detection3d.types.scene import Detections, ObjectType
 
 
 class PeriodicEvaluation:
@@ -80,7 +80,7 @@ class PeriodicEvaluation:
         result = write_evaluation(
             run, self._config, self._evaluated, detections, folder, checkpoint.name, state.step, state.device
         )
-        values = _values(result.metrics)
+        values = _values(result.metrics, {kind for item in self._config.classes for kind in item.types})
         self._recorder.log_evaluation(state.step, values)
         value = values.get(f"evaluation/{self._config.training.best_metric}")
         if value is not None:
@@ -171,14 +171,14 @@ def _read_part(path: Path) -> tuple[Detections, ...]:
     return found
 
 
-def _values(metrics: Metrics) -> dict[str, float]:
-    """Return the numbers for the log: means by level, and AP and APH by type and level."""
+def _values(metrics: Metrics, types: Collection[ObjectType]) -> dict[str, float]:
+    """Return the numbers for the log: means by level, and AP and APH by type and level, for the detector's types."""
     values: dict[str, float] = {}
     for level, mean in mean_metrics(metrics).items():
         if mean.ap is not None and mean.aph is not None:
             values |= {f"evaluation/LEVEL_{level}/AP": mean.ap, f"evaluation/LEVEL_{level}/APH": mean.aph}
     for row in metrics.rows:
-        if row.breakdown == "OBJECT_TYPE" and row.ground_truth:
+        if row.breakdown == "OBJECT_TYPE" and row.ground_truth and row.shard.object_type in types:
             name = f"evaluation/{row.shard.object_type.name}/LEVEL_{row.level}"
             values |= {f"{name}/AP": float(row.ap), f"{name}/APH": float(row.aph)}
     return values

@@ -14,6 +14,7 @@ from detection3d.config_file import dump_config, load_config
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation.provenance import describe_program
 from detection3d.files import locked, remove_unfinished, replace_file
+from detection3d.training.checkpoint import EXPORTED, last_checkpoint
 
 # What may differ when a run goes on: none of it changes the steps still to come.
 FREE = (
@@ -120,6 +121,11 @@ def open_run(root: Path, config: Config, *, allow_changes: bool = False) -> Iter
         UserError: a run with other settings is there, and they are listed; or another process is training in it.
     """
     folder = RunFolder(root)
+    if (root / EXPORTED).is_file():
+        raise UserError(
+            f"{root}: an exported model; choose another folder with --output, and begin with its weights by"
+            f" --initialize-from {root}"
+        )
     changes = changed_settings(folder, config)
     if folder.config.is_file():
         refused = [change for change in changes if not allow_changes or change.startswith(FIXED)]
@@ -193,6 +199,8 @@ def _refuse_changes(folder: RunFolder, refused: Sequence[str], changes: Sequence
     if not refused:
         return
     advice = "or use the same settings"
+    if last_checkpoint(folder.checkpoints) is None:
+        advice += f"; it has no checkpoint yet, so deleting {folder.root} costs no training"
     if not any(change.startswith(FIXED) for change in changes):
         advice += "; --allow-changes goes on with the new ones all the same, and notes them in provenance.json"
     raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from detection3d.errors import DataError, UserError
-from detection3d.training.checkpoint import find_checkpoint, load_checkpoint
+from detection3d.training.checkpoint import find_checkpoint, follow_pointer, load_checkpoint
 
 AVERAGE_PREFIX = "module."  # AveragedModel's name for the model in it
 
@@ -48,13 +48,13 @@ def used_weights(saved: dict[str, Any]) -> Weights:
 
 
 def find_weights(place: Path) -> Path:
-    """Return the file that is meant by a checkpoint, a run folder (its last one) or an exported folder.
+    """Return the file that is meant by a checkpoint or a pointer, a run folder (its last) or an exported folder.
 
     Raises:
         UserError: nothing like that is there.
     """
     if place.is_file():
-        return place
+        return follow_pointer(place)
     if not place.exists():
         raise UserError(f"{place}: no such checkpoint or folder")
     return find_checkpoint(place)

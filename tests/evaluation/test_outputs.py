@@ -152,7 +152,7 @@ def test_report_shows_metrics_curves_frames_and_training(tmp_path):
     assert "A <bold> title" in page.text, "text is escaped"
     assert [image["alt"].split()[0] for image in page.images] == ["Precision", "Bird's-eye", "Loss:"]
     assert "segment · 0" in page.text
-    assert "score of at least 0.61" in page.text
+    assert "score of at least 0.61, where F1 is best, matched" in page.text
     assert "2 found, 1 missed, 0 false" in page.text
     assert "abc123" in page.text
     assert f"{100 * METRICS.row('OBJECT_TYPE_TYPE_VEHICLE_LEVEL_1').ap:.2f}" in page.text
@@ -178,6 +178,7 @@ def test_report_without_ground_truth_detections_or_points(tmp_path):
     blind = scene_of_frame(frame(LABELS), found([]))
     page = report(tmp_path / "c.html", evaluate([], [truth([box(10)])]), [blind], "Blind", {})
     assert "0 found, 3 missed, 0 false" in page.text
+    assert "score of at least 0.30, matched" in page.text, "where nothing is found, no score is best"
 
 
 def test_signs_that_nobody_looked_for_are_not_missed(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from detection3d.errors import DataError, UserError
 from detection3d.training.checkpoint import load_checkpoint
 from detection3d.training.export import export
-from detection3d.training.initialize import initialize
+from detection3d.training.initialize import Initialization, initialize
 from detection3d.training.loop import train
 from detection3d.training.optimizer import build_optimization
 from detection3d.training.recorder import read_metrics
@@ -37,10 +37,11 @@ def assert_same(first: Path, second: Path, name: str) -> None:
     assert differences(ours, theirs) == []
 
 
-@pytest.mark.parametrize("kind", ["run", "checkpoint", "exported"])
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "pointer", "exported"])
 def test_all_weights_of_the_same_network_are_taken(trained, tmp_path, kind):
     checkpoint = trained / "checkpoints" / "step_00000003.pt"
-    place = {"run": trained, "checkpoint": checkpoint, "exported": tmp_path / "model"}[kind]
+    last = trained / "checkpoints" / "last"
+    place = {"run": trained, "checkpoint": checkpoint, "pointer": last, "exported": tmp_path / "model"}[kind]
     if kind == "exported":
         export(trained, small_config(), checkpoint, place)
     state = fresh_state(small_config("seed=4"))
@@ -71,6 +72,13 @@ def test_names_on_one_side_alone_are_listed(trained):
     assert "this network has none of that name" in initialize(state, trained).skipped.values()
     more = small_config("model.neck={layers: [2], strides: [1], channels: [8], upsampled_channels: [8]}")
     assert "not in the file; it keeps its first value" in initialize(fresh_state(more), trained).skipped.values()
+
+
+def test_another_network_is_told_in_a_few_lines():
+    skipped = {f"backbone.{index}": "this network has none of that name" for index in range(100)}
+    lines = Initialization("a.pt", 1, averaged=True, loaded=("a",), skipped=skipped).describe().splitlines()
+    assert len(lines) == 14
+    assert lines[-1] == "  and 88 more not taken; initialized.json in the run's folder has them all"
 
 
 def test_nothing_that_fits_is_an_error(trained):
@@ -203,6 +211,14 @@ def test_allowed_changes_take_hold_and_are_noted(tmp_path, store, capsys):
     assert rates[4:] == pytest.approx(wanted[4:], rel=1e-12)
     saved = load_checkpoint(tmp_path / "checkpoints" / "step_00000008.pt")
     assert [group["weight_decay"] for group in saved["optimizer"]["param_groups"]] == [0.1, 0.0]
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path, store):
+    train(small_config("training.steps=3", data=store), tmp_path, CPU)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"is at step 3, beyond training.steps=2; give more"):
+        train(small_config("training.steps=2", data=store), tmp_path, CPU, start=Start(allow_changes=True))
+    assert (tmp_path / "config.yaml").read_text() == before
 
 
 def test_a_kill_after_allowed_changes_loses_none_of_them(tmp_path, store, monkeypatch):

@@ -199,6 +199,13 @@ def test_finding_one_says_what_is_missing(tmp_path):
         find_checkpoint(tmp_path)
     (path,) = save(tmp_path / "checkpoints", 1)
     assert find_checkpoint(tmp_path) == path
+    assert find_checkpoint(tmp_path, str(tmp_path / "checkpoints" / "last")) == path  # the pointer, by its path
+
+
+def test_a_file_of_something_else_is_not_to_be_deleted(tmp_path):
+    torch.save({"model_state": {}}, tmp_path / "checkpoint_epoch_80.pth")
+    with pytest.raises(DataError, match=r"give one that tools/train.py wrote$"):
+        load_checkpoint(tmp_path / "checkpoint_epoch_80.pth")
 
 
 def test_a_full_device_is_not_taken_for_a_wrong_checkpoint(tmp_path):

@@ -45,6 +45,8 @@ def test_it_finds_the_same_to_the_bit(run, tmp_path, store):
     assert metrics[0]["breakdowns"] == metrics[1]["breakdowns"]
     card = (model / "model_card.md").read_text()
     assert "| mean LEVEL_2 |" in card
+    assert "| VEHICLE_LEVEL_2 |" in card
+    assert "| SIGN_LEVEL_2 |" not in card  # labelled in the data, but no class of the detector
     assert data_hash(Store.open(store)) in card
     assert "Waymo Open Dataset may be used under its licence alone" in card
     assert '"kind": "graddrop"' in card

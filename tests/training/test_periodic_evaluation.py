@@ -50,6 +50,8 @@ def test_training_does_not_feel_it(tmp_path, store, monkeypatch):
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4, 5, 5]
     assert [row["step"] for row in rows if "evaluation/LEVEL_2/APH" in row] == [4, 5]
+    assert "evaluation/VEHICLE/LEVEL_2/APH" in rows[-1]
+    assert not any("SIGN" in key for key in rows[-1])  # labelled, but no class of the detector
     assert [path.name for path in sorted((tmp_path / "run" / "evaluation").iterdir())] == ["00000004", "00000005"]
 
 
@@ -90,7 +92,7 @@ def measure_cheaply(monkeypatch: pytest.MonkeyPatch, values: dict[int, float], k
         return SimpleNamespace(metrics=step)
 
     monkeypatch.setattr(periodic_evaluation, "write_evaluation", write)
-    monkeypatch.setattr(periodic_evaluation, "_values", lambda step: {"evaluation/LEVEL_2/APH": values[step]})
+    monkeypatch.setattr(periodic_evaluation, "_values", lambda step, types: {"evaluation/LEVEL_2/APH": values[step]})
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path, store, monkeypatch, capsys):

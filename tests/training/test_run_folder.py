@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from detection3d.config_file import load_config
+from detection3d.config_file import dump_config, load_config
 from detection3d.errors import DataError, UserError
 from detection3d.evaluation import provenance
+from detection3d.training.checkpoint import save_checkpoint
 from detection3d.training.run_folder import add_provenance, describe_environment, open_run
 from tests.small_run import small_config
 
@@ -36,8 +37,19 @@ def test_changed_settings_are_refused_and_listed(tmp_path):
     assert "  training.learning_rate: 0.002 -> 0.5" in lines
     assert "  multitask.method.kind: graddrop -> sum" in lines
     assert "  classes.0.types.0: VEHICLE -> SIGN" in lines
-    assert lines[-1] == "start a new run in another folder (--output), or use the same settings"
+    advice = "start a new run in another folder (--output), or use the same settings"
+    assert lines[-1] == f"{advice}; it has no checkpoint yet, so deleting {tmp_path} costs no training"
     assert folder.config.read_bytes() == before
+    save_checkpoint(folder.checkpoints, 1, {}, keep=1)
+    with pytest.raises(UserError, match=r"or use the same settings$"), open_run(tmp_path, changed):
+        pass
+
+
+def test_an_exported_model_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(small_config()))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="an exported model; choose another"), open_run(tmp_path, small_config()):
+        pass
 
 
 @pytest.mark.parametrize(

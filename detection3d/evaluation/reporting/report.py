@@ -7,7 +7,7 @@ import jinja2
 
 from detection3d.evaluation.analysis import Analysis
 from detection3d.evaluation.metrics import MetricConfig, Metrics
-from detection3d.evaluation.operating_point import best_cutoff
+from detection3d.evaluation.operating_point import best_cutoff, is_best_known
 from detection3d.evaluation.reporting import report_tables as tables
 from detection3d.evaluation.reporting.birdseye import EXCUSED, FALSE, FOUND, MISSED, RIGHT
 from detection3d.evaluation.reporting.conflict_figures import ConflictView, PurityHistory
@@ -95,6 +95,7 @@ def write_report(
             scene_count=len(scenes),
             with_points=any(scene.points is not None for scene in scenes),
             cutoff=f"{cutoff:.2f}",
+            best_known=is_best_known(metrics),
             legend=LEGEND,
             training=[training_picture(chart) for chart in training_charts],
             conflict=[] if conflict is None else conflict_pictures(conflict),
