@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: tools under test would, too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as nohup leaves it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 EVALUATION_PYTHON = Path(os.environ.get("DETECTION3D_EVALUATION_PYTHON", ROOT / ".evaluation-env/bin/python"))

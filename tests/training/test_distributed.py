@@ -17,7 +17,7 @@ from detection3d.data.store import Store
 from detection3d.model.losses import compute_losses
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
-from detection3d.training import step
+from detection3d.training import loss_pass, step
 from detection3d.training.batches import training_batches
 from detection3d.training.distributed import count_objects, distribute
 from detection3d.training.state import TrainState, build_state
@@ -94,7 +94,8 @@ def train_on(rank: int | None, batches: Iterable[Batch], store: Path, overrides:
         distribute(state, BUCKET_MB, sync_norms=config.training.sync_batch_norm)
     norms, losses, telemetry = [], [], []
     for batch in batches:
-        with mock.patch.multiple(step, compute_losses=losses_in_double, count_objects=count_in_double):
+        in_double = mock.patch.object(loss_pass, "compute_losses", losses_in_double)
+        with in_double, mock.patch.object(step, "count_objects", count_in_double):
             result = train_step(state, batch, config)
         norms.append(result.gradient_norm)
         losses.append(torch.stack(list(result.losses.as_dict().values())).detach())

@@ -14,7 +14,7 @@ from detection3d.config import Config
 from detection3d.config.multitask import MethodConfig
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
-from detection3d.training import loop, step
+from detection3d.training import loop
 from detection3d.training.batches import training_batches
 from detection3d.training.checkpoint import load_checkpoint
 from detection3d.training.distributed import distribute
@@ -51,7 +51,7 @@ def everything(state: TrainState) -> dict[str, Any]:
 @pytest.mark.parametrize("bad", [0, 2])
 @pytest.mark.parametrize("where", ["points", "labels", "loss_alone", "gradient_alone"])
 def test_it_changes_nothing(store, monkeypatch, where, bad):
-    spoil_next = spoiling.SpoilNext(step.compute_losses, getattr(spoiling, where))
+    spoil_next = spoiling.SpoilNext(loss_pass.compute_losses, getattr(spoiling, where))
     config = small_config("multitask.method={kind: gradnorm, then: graddrop}")
     state, other = fresh_state(config), fresh_state(config)
     for number, batch in enumerate(batches(config, store, 4)):
@@ -64,7 +64,7 @@ def test_it_changes_nothing(store, monkeypatch, where, bad):
             result = train_step(state, getattr(spoiling, where)(batch), config)
         else:
             with monkeypatch.context() as patch:
-                patch.setattr(step, "compute_losses", spoil_next)
+                patch.setattr(loss_pass, "compute_losses", spoil_next)
                 spoil_next.ready = True
                 result = train_step(state, batch, config)
         assert result.left_out
@@ -99,7 +99,7 @@ def steps_on_rank(rank: int, store: Path, where: str, bad_rank: int) -> dict[str
     state = fresh_state(config)
     distribute(state)
     share = training_batches(Store.open(store), config, total_steps=3, team=Team(rank, 2))
-    spoil_next = spoiling.SpoilNext(step.compute_losses, getattr(spoiling, where))
+    spoil_next = spoiling.SpoilNext(loss_pass.compute_losses, getattr(spoiling, where))
     for number, batch in enumerate(share):
         if number == 1 and bad_rank < 0:
             pass_over(state)
@@ -107,7 +107,7 @@ def steps_on_rank(rank: int, store: Path, where: str, bad_rank: int) -> dict[str
             assert train_step(state, spoiling.points(batch), config).left_out
         else:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(step, "compute_losses", spoil_next)
+                patch.setattr(loss_pass, "compute_losses", spoil_next)
                 spoil_next.ready = number == 1 and bad_rank == rank
                 assert bool(train_step(state, batch, config).left_out) == (number == 1)
     return {**everything(state), "skipped": state.skipped.tolist()}
