@@ -14,7 +14,7 @@ from detection3d.config import Config
 from detection3d.config.multitask import MethodConfig
 from detection3d.data.store import Store
 from detection3d.errors import DataError, UserError
-from detection3d.training import loop
+from detection3d.training import loop, loss_pass
 from detection3d.training.batches import training_batches
 from detection3d.training.checkpoint import load_checkpoint
 from detection3d.training.distributed import distribute
