@@ -63,7 +63,7 @@ def test_the_same_store_from_a_url_of_v1(tmp_path: Path, bucket: MemoryFileSyste
     assert "nothing to do: all 2 sources" in capfd.readouterr().out
     assert prepare("memory://bucket", tmp_path / "there") == 0
     assert segments(tmp_path / "there") == segments(tmp_path / "here")
-    assert len(segments(tmp_path / "there")) == 2 * 3 + 1
+    assert len(segments(tmp_path / "there")) == 2 * 3
     assert list(scratch.iterdir()) == []
     assert prepare("memory://bucket", tmp_path / "there") == 0
     assert "nothing to do: all 2 sources" in capfd.readouterr().out
