@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from detection3d.cli.preparing import positive
+
 
 def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the part `step`."""
@@ -12,9 +14,9 @@ def add_parser(parsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("config", help="a YAML file, or the name of a shipped config")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as training.batch_size=8")
     parser.add_argument("--data", type=Path, required=True, help="a prepared store")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=20, help="of a round (default: 20)")
-    parser.add_argument("--batches", type=int, default=6, help="different ones, held in memory (default: 6)")
+    parser.add_argument("--rounds", type=positive, default=10)
+    parser.add_argument("--steps", type=positive, default=20, help="of a round (default: 20)")
+    parser.add_argument("--batches", type=positive, default=6, help="different ones, held in memory (default: 6)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON, too")
 

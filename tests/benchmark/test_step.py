@@ -52,3 +52,10 @@ def test_its_batches_are_the_training_s(store: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(step_benchmark, "train_step", noted)
     time_steps(small_config("training.steps=1000", data=store), torch.device("cpu"), rounds=1, steps=3, batches=2)
     assert seen == ([[0, 1], [2, 3]] * WARM_UP)[: WARM_UP + 3]
+
+
+@pytest.mark.parametrize("name", ["--rounds", "--steps", "--batches"])
+def test_nothing_to_time_is_refused(store: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["step", "tiny", "--data", str(store), name, "0"])
+    assert f"argument {name}" in capsys.readouterr().err
