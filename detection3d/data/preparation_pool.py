@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from detection3d.errors import UserError
@@ -45,7 +46,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
     processes = min(workers, len(tasks))
     # Spawned, as a fork of a process with threads can hang (numba's, Arrow's).
     executor = concurrent.futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start_worker, (max(1, workers_share(processes)),)
+        processes, multiprocessing.get_context("spawn"), start_worker, (max(1, workers_share(processes)),)
     )
     try:
         for future in concurrent.futures.as_completed([executor.submit(function, task) for task in tasks]):
@@ -72,11 +73,30 @@ def workers_share(processes: int) -> int:
     return available_cores() // processes
 
 
-def _start_worker(threads: int) -> None:
+_stop: Event | None = None
+
+
+def start_worker(threads: int, stop: Event | None = None) -> None:
+    """Prepare a pool's process for its work; to be called before anything in it imports numba.
+
+    Numba starts a thread for each core when it first runs, used or not. On two cores two processes with two threads
+    each did a third of the work of two with one.
+
+    Args:
+        threads: of this process, unless the user's environment says otherwise.
+        stop: set by the parent when the work is to end; `asked_to_stop` tells.
+    """
+    global _stop
+    _stop = stop
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))  # read when numba is first imported
     end_with_parent()
+
+
+def asked_to_stop() -> bool:
+    """Tell whether the parent wants this worker to end."""
+    return _stop is not None and _stop.is_set()
 
 
 def end_with_parent() -> None:

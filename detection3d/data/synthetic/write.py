@@ -2,18 +2,14 @@
 
 import json
 import multiprocessing
-import signal
 import time as clock
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import numba
-
-from detection3d.data.preparation_pool import WORKER_KILLED, available_cores, end_with_parent
+from detection3d.data.preparation_pool import WORKER_KILLED, asked_to_stop, available_cores, start_worker
 from detection3d.data.synthetic.generate import FrameReport, context_name, record_segment
 from detection3d.data.synthetic.noise import derive_key
 from detection3d.data.synthetic.rigs import RigConfig
@@ -142,12 +138,12 @@ def _is_whole(job: _Job) -> bool:
         return False  # cut short by a copy or a failing disk; the settings give the same bytes again
 
 
-def _write(job: _Job, stop: Event | None = None) -> SegmentReport:
+def _write(job: _Job) -> SegmentReport:
     begin = clock.perf_counter()
     reports = []
     with RecordWriter(job.path) as writer:
         for frame, report in record_segment(job.seed, job.frames, job.rig, job.scene, job.interval):
-            if stop is not None and stop.is_set():
+            if asked_to_stop():
                 raise KeyboardInterrupt
             start = clock.perf_counter()
             writer.write(frame.SerializeToString())
@@ -160,9 +156,9 @@ def _write_side_by_side(jobs: list[_Job], workers: int, threads: int, note: Call
     # Numba's threads don't survive a fork, so the workers start afresh.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _prepare_worker, (threads, stop)) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker, (threads, stop)) as pool:
         try:
-            for future in as_completed([pool.submit(_write_in_worker, job) for job in jobs]):
+            for future in as_completed([pool.submit(_write, job) for job in jobs]):
                 note(future.result())
         except BrokenProcessPool as error:
             raise UserError(WORKER_KILLED) from error
@@ -170,22 +166,6 @@ def _write_side_by_side(jobs: list[_Job], workers: int, threads: int, note: Call
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-_stop_worker: Event | None = None
-
-
-def _prepare_worker(threads: int, stop: Event) -> None:
-    global _stop_worker
-    _stop_worker = stop
-    # Ctrl-C reaches every process of the terminal; the parent alone decides, and tells the workers by the event.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    numba.set_num_threads(min(threads, numba.get_num_threads()))
-    end_with_parent()
-
-
-def _write_in_worker(job: _Job) -> SegmentReport:
-    return _write(job, _stop_worker)
 
 
 def _check(segments: int, frames: int, seed: int, interval: float, workers: int | None) -> None:

@@ -147,3 +147,18 @@ def test_the_tool_says_what_it_wrote_and_what_it_skipped(tmp_path: Path, capsys:
     assert "ms a frame in ray casting" in first
     assert main(command) == 0
     assert "already there, skipped" in capsys.readouterr().out
+
+
+def _tell_threads(job: write._Job) -> write.SegmentReport:
+    from detection3d.compiled_code import numba
+
+    return write.SegmentReport(job.path.with_name(str(numba.config.NUMBA_NUM_THREADS)), (), 0.0)
+
+
+def test_each_worker_starts_no_more_than_its_share_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(write, "_write", _tell_threads)
+    told: list[str] = []
+    jobs = [write._Job(tmp_path / str(number), number, 1, _small_rig(), None, 0.1) for number in range(2)]
+    write._write_side_by_side(jobs, 2, 1, lambda report: told.append(report.path.name))
+    assert told == ["1", "1"]
