@@ -115,6 +115,7 @@ class TrainingConfig(Section):
     tail: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the steps at the end that keep the lowest rate
     clip_norm: Positive = 35.0  # of the gradient of all parameters
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
+    ema_warmup: bool = False  # a short memory at first, so that a short run's average forgets the first weights, too
     accumulation: PositiveInt = 1  # micro-batches that a batch is done in, one after the other, to save memory
     sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only

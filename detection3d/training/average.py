@@ -15,12 +15,24 @@ class WeightAverage(AveragedModel):
     Args:
         model: what is averaged. From the first update on it must keep its tensors.
         decay: what is left of the average after each update.
+        warm_up: begin with a short memory, which grows with the updates until it reaches `decay`'s: after n of them at
+            most (1 + n) / (10 + n) is left, as in TensorFlow's ExponentialMovingAverage. Without it the first weights
+            still weigh `decay` ** n.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warm_up: bool = False) -> None:
         super().__init__(model, use_buffers=True)
         self._decay = decay
+        self._warm_up = warm_up
         self._tensors: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @property
+    def rate(self) -> float:
+        """Share of the way to the model that the next update moves."""
+        if self.n_averaged == 0:  # which stays on the host
+            return 1.0
+        updates = int(self.n_averaged)
+        return 1 - (min(self._decay, (1 + updates) / (10 + updates)) if self._warm_up else self._decay)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -28,12 +40,12 @@ class WeightAverage(AveragedModel):
         if self._tensors is None:
             self._tensors = _tensors(self.module), _tensors(model)
         ours, theirs = self._tensors
-        if self.n_averaged == 0:  # which stays on the host
+        if self.n_averaged == 0:
             torch._foreach_copy_(ours, theirs)  # pyright: ignore[reportPrivateImportUsage] as its optimisers use it
         else:
             whole = [place for place, tensor in enumerate(ours) if not tensor.is_floating_point()]
             floats = [place for place, tensor in enumerate(ours) if tensor.is_floating_point()]
-            torch._foreach_lerp_([ours[i] for i in floats], [theirs[i] for i in floats], 1 - self._decay)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_([ours[i] for i in floats], [theirs[i] for i in floats], self.rate)  # pyright: ignore[reportPrivateImportUsage]
             torch._foreach_copy_([ours[i] for i in whole], [theirs[i] for i in whole])  # pyright: ignore[reportPrivateImportUsage]
         self.n_averaged += 1
 
@@ -54,7 +66,7 @@ class WeightAverage(AveragedModel):
         elif self.n_averaged == 0:
             self.update_parameters(model)
         else:
-            self.move(model, torch.where(left_out, 0.0, 1 - self._decay))
+            self.move(model, torch.where(left_out, 0.0, self.rate))
 
     @torch.no_grad()
     def move(self, model: nn.Module, rate: Tensor) -> None:

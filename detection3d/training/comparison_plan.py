@@ -56,6 +56,7 @@ _LATER: dict[str, Any] = {
     },
     "training.accumulation": 1,
     "training.cuda_graphs": False,
+    "training.ema_warmup": False,
     "training.epochs": 0.0,
     "training.freeze": [],
     "training.sync_batch_norm": True,

@@ -151,7 +151,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         freeze(model, config.training.freeze)
         refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
-    average = WeightAverage(model, decay) if decay else None
+    average = WeightAverage(model, decay, config.training.ema_warmup) if decay else None
     alone = current_ranks().size == 1  # graphs hold no collectives
     whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
     graphs = device.type == "cuda" and alone and config.training.cuda_graphs and whole

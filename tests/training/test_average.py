@@ -38,3 +38,16 @@ def test_it_moves_as_on_the_cpu_but_not_in_steps_that_are_left_out() -> None:
     # 1, then a quarter of the way to 2, then of that to 5
     assert device.module.get_parameter("weight").tolist() == pytest.approx([0.75 * 1.25 + 0.25 * 5] * 3)
     assert int(device.module.get_buffer("num_batches_tracked")) == 3
+
+
+def test_a_warm_up_forgets_the_first_weights() -> None:
+    model = nn.BatchNorm1d(1)
+    average = WeightAverage(model, 0.8, warm_up=True)
+    expected = 1.0
+    for update in range(60):
+        changed(model, 1)
+        average.update_parameters(model)
+        left = 0.0 if update == 0 else min(0.8, (1 + update) / (10 + update))
+        expected = left * expected + (1 - left) * (update + 2)
+        assert average.module.get_parameter("weight").item() == pytest.approx(expected)
+    assert average.rate == pytest.approx(0.2)
