@@ -20,6 +20,9 @@ from detection3d.training.loss_pass import LossPass
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization, continue_from, restore_optimizer
 
+# torch's, 2^16, overflows in the first step of every other run at Waymo's scale, and 2^15 no more. It grows by itself.
+FIRST_LOSS_SCALE = 2.0**13
+
 
 @dataclass
 class TrainState:
@@ -159,7 +162,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
     if graphs:
         model.record_graphs(heads=once)
     half = device.type == "cuda" and "float16" in (precision, config.model.backbone.precision)
-    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    scaler = torch.amp.GradScaler(device.type, init_scale=FIRST_LOSS_SCALE, enabled=half)
     torch.manual_seed(config.seed)
     skipped = torch.zeros(2, dtype=torch.int64, device=device)
     losses = LossPass(config, graphs=graphs and once)

@@ -48,6 +48,7 @@ def without_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch says of it that it is a prototype
 @pytest.mark.usefixtures("without_waiting")
 def test_targets_and_losses_never_wait() -> None:
     small = ["model.point_range=[-64,-64,-2,64,64,4]", "model.voxel_size=[0.5,0.5,0.25]"]
