@@ -72,7 +72,8 @@ class StepProfile:
             self._write(last)
         self._count += 1
         if self._count == first:
-            self._profile = profile(activities=self._activities)
+            # Without acc_events torch warns of cycles, of which there is one.
+            self._profile = profile(activities=self._activities, acc_events=True)
             self._profile.start()
 
     def _write(self, last: int) -> None:

@@ -16,6 +16,9 @@ pytestmark = [
 ]
 
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "float16": 5e-3}
+# At its first weights the dense part hands errors of the bird's-eye view on larger, relative to the largest value: 3 to
+# 4.5 times at the maps, whatever computed the view (spconv, or torch in float32), and up to 8 times in gradients.
+AMPLIFICATION = 8
 MARK_OF_ROUNDING = 2e-5  # TF32 and float16 keep 11 bits: errors below this mean that operands were not rounded
 ROOT = Path(__file__).parents[3]
 
@@ -35,8 +38,12 @@ def test_errors(precision: str, shared: Path) -> None:
         name, worst = max(errors.items(), key=lambda item: item[1])
         sys.stdout.write(f"{precision:8} {kind:12} output {errors['output']:.1e}, worst {name} {worst:.1e}\n")
         rounded = precision == "float16" or (precision == "tf32" and kind != "thin")
-        assert worst <= TOLERANCE[precision if rounded else "float32"], (kind, name)
-        assert (worst > MARK_OF_ROUNDING) == rounded, f"{kind}: {worst:.1e} is not an error of {precision}"
+        tolerance = TOLERANCE[precision if rounded else "float32"]
+        if kind == "network":
+            assert errors["output"] <= AMPLIFICATION / 2 * tolerance
+        assert worst <= tolerance * (AMPLIFICATION if kind == "network" else 1), (kind, name)
+        telling = errors["output"] if kind == "network" else worst
+        assert (telling > MARK_OF_ROUNDING) == rounded, f"{kind}: {telling:.1e} is not an error of {precision}"
     if precision != "float16":
         wide = precision == "tf32"
         assert report["tensor_cores"] == {
