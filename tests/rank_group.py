@@ -1,4 +1,4 @@
-"""Processes that train together over gloo, started once and given many things to do."""
+"""Processes that train together, started once and given many things to do."""
 
 import multiprocessing
 import pickle
@@ -21,9 +21,10 @@ class RankGroup:
 
     Args:
         size: number of ranks.
+        backend: gloo, or nccl, for which each rank has a GPU of its own.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, backend: str = "gloo") -> None:
         self.size = size
         self._folder = tempfile.TemporaryDirectory()
         # Forked from a server that has imported torch once: the import takes longer than most tests.
@@ -34,7 +35,7 @@ class RankGroup:
         for rank in range(size):
             ours, theirs = context.Pipe()
             store = Path(self._folder.name) / "store"
-            process = context.Process(target=_serve, args=(theirs, rank, size, str(store)), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, rank, size, str(store), backend), daemon=True)
             process.start()
             theirs.close()
             self._connections.append(ours)
@@ -76,9 +77,11 @@ class RankGroup:
         return [results[rank] for rank in range(self.size)]
 
 
-def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
+def _serve(connection: Connection, rank: int, size: int, store: str, backend: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT))
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT))
     while True:
         try:
             function, arguments = pickle.loads(connection.recv_bytes())

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from detection3d.training.team import Team
 from detection3d.types.tensors import pin
 
 WARM_UP = 15  # steps, in which kernels are chosen and graphs recorded
+ENDLESS = 1_000_000  # steps
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,57 @@ class StepTiming:
     points: float
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """The same training by one rank and by all of them, in turns.
+
+    Attributes:
+        alone: steps of one process with one rank's share of the batch, while the others wait.
+        together: steps of all ranks with the whole batch, by `multitask.sync`.
+        memory: peak of this rank over all of them, GB.
+    """
+
+    alone: Timing
+    together: dict[str, Timing]
+    memory: float
+
+
+class TimedTraining:
+    """A training whose batches lie in the host's memory, for so many steps as are asked for.
+
+    Args:
+        config: the run, with `data.train` set.
+        device: where to train.
+        batches: different ones, which are used in turns.
+        team: the ranks that share each batch; without, this process trains alone, whoever else there is.
+    """
+
+    def __init__(self, config: Config, device: torch.device, batches: int, team: Team = ALONE) -> None:
+        assert config.data.train is not None
+        store = Store.open(config.data.train)
+        # Few frames make few steps, of which the last are not augmented: these are a run's first.
+        self.config = _changed(config, steps=ENDLESS, epochs=0.0)
+        held = list(training_batches(store, self.config, total_steps=batches, workers=0, team=team))
+        self.points = sum(int(batch.points.counts.sum()) for batch in held) / sum(batch.size for batch in held)
+        held = [pin(batch) for batch in held] if device.type == "cuda" else held
+        self.state = build_state(self.config, device)
+        if team.size > 1:
+            distribute(self.state, sync_norms=self.config.training.sync_batch_norm)
+        self.state.model.train()
+        self._inputs = step_inputs(itertools.cycle(held), self.state.model, self.config, device, 0)
+        self.stopwatch = Stopwatch(self.config.training.batch_size)
+
+    def run(self, steps: int) -> float:
+        """Train so many steps, and return how many seconds one took; the device is waited for at the end alone."""
+        wait_for(self.state.device)
+        begin = time.perf_counter()
+        for given in itertools.islice(self._inputs, steps):
+            result = train_step(self.state, given, self.config)
+            self.stopwatch.add(result.times, 0.0, 0.0)
+        wait_for(self.state.device)
+        return (time.perf_counter() - begin) / steps
+
+
 def time_steps(
     config: Config, device: torch.device, *, rounds: int, steps: int, batches: int, team: Team = ALONE
 ) -> StepTiming:
@@ -52,39 +103,52 @@ def time_steps(
         config: the run, with `data.train` set.
         device: where to train.
         rounds: that are timed.
-        steps: of a round; the device is waited for at its end alone.
+        steps: of a round.
         batches: different ones, which are used in turns.
         team: the ranks that share each batch.
     """
-    assert config.data.train is not None
-    store = Store.open(config.data.train)
-    config = config.in_steps(len(store.every(config.data.every)))
-    held = list(training_batches(store, config, total_steps=batches, workers=0, team=team))
-    held = [pin(batch) for batch in held] if device.type == "cuda" else held
-    state = build_state(config, device)
-    if team.size > 1:
-        distribute(state, sync_norms=config.training.sync_batch_norm)
-    state.model.train()
-    total = WARM_UP + rounds * steps
-    inputs = step_inputs(itertools.islice(itertools.cycle(held), total), state.model, config, device, 0)
-    stopwatch, seconds = Stopwatch(config.training.batch_size), []
+    training = TimedTraining(config, device, batches, team)
+    training.run(WARM_UP)
+    training.stopwatch.read()
+    seconds = tuple(training.run(steps) for _ in range(rounds))
+    parts = {name: value for name, value in training.stopwatch.read().items() if value and "step" not in name}
+    skipped = int(training.state.skipped[0])
+    return StepTiming(Timing(seconds), parts, skipped, peak_memory(device), training.points)
 
-    def train(count: int) -> Iterator[None]:
-        for given in itertools.islice(inputs, count):
-            result = train_step(state, given, config)
-            stopwatch.add(result.times, 0.0, 0.0)
-            yield
 
-    for _ in train(WARM_UP):
-        pass
-    wait_for(device)
-    stopwatch.read()
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for _ in train(steps):
-            pass
-        wait_for(device)
-        seconds.append((time.perf_counter() - begin) / steps)
-    parts = {name: value for name, value in stopwatch.read().items() if value and "step" not in name}
-    points = sum(int(batch.points.counts.sum()) for batch in held) / sum(batch.size for batch in held)
-    return StepTiming(Timing(tuple(seconds)), parts, int(state.skipped[0]), peak_memory(device), points)
+def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: int, steps: int, batches: int) -> Scaling:
+    """Time one rank alone, all ranks, and all ranks whose forks share nothing, in turns.
+
+    Args:
+        config: the run, whose batch is that of all ranks.
+        device: of this rank.
+        team: all ranks.
+        rounds: that are timed, each of one turn of each.
+        steps: of a turn.
+        batches: different ones, which are used in turns.
+    """
+    share = config.training.batch_size // team.size
+    by_itself = _forked(config, "none")
+    trainings: dict[str, TimedTraining | None] = {
+        "alone": TimedTraining(_changed(by_itself, batch_size=share), device, batches) if team.first else None,
+        "full": TimedTraining(_forked(config, "full"), device, batches, team),
+        "none": TimedTraining(by_itself, device, batches, team),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    for turn in range(1 + rounds):
+        for name, training in trainings.items():
+            team.wait()
+            took = 0.0 if training is None else training.run(steps if turn else WARM_UP)
+            seconds[name].append(took)
+    timings = {name: Timing(tuple(values[1:])) for name, values in seconds.items()}
+    return Scaling(timings.pop("alone"), timings, peak_memory(device))
+
+
+def _changed(config: Config, **settings: float) -> Config:
+    """Return the run with other settings of the training."""
+    return config.model_copy(update={"training": config.training.model_copy(update=settings)})
+
+
+def _forked(config: Config, sync: str) -> Config:
+    """Return the run with another sync of the fork."""
+    return config.model_copy(update={"multitask": config.multitask.model_copy(update={"sync": sync})})

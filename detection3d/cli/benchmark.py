@@ -11,6 +11,8 @@ augmentation.
 step: a whole training step of a config, with batches that lie in memory: augmentation, voxels, targets, forward,
 losses, backward, optimiser and average, as tools/train.py does them.
 
+scaling: under torchrun, such steps of one rank alone, of all ranks, and of all with multitask.sync=none, in turns.
+
 metrics: Waymo's metrics by our code and by Waymo's op, from files to numbers, and on as many frames as the validation
 set has.
 """
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from detection3d.cli.benchmark_data import add_parser as add_data_parser
 from detection3d.cli.benchmark_metrics import add_parser as add_metrics_parser
-from detection3d.cli.benchmark_step import add_parser as add_step_parser
+from detection3d.cli.benchmark_step import add_parsers as add_step_parsers
 from detection3d.cli.run import run
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(dest="part", required=True, metavar="PART")
     add_data_parser(parsers)
     add_metrics_parser(parsers)
-    add_step_parser(parsers)
+    add_step_parsers(parsers)
     fork = parsers.add_parser("fork", help="the methods at the fork, in whole training steps")
     fork.set_defaults(run=_run_fork)
     fork.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))

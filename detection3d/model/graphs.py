@@ -15,8 +15,9 @@ class GraphedPass(nn.Module):
     """Runs a module's training passes, forward and backward, as CUDA graphs; everything else as the module does.
 
     The graphs are recorded at the first training pass and serve inputs of its shapes and types, as do those of the next
-    few other ones; inputs of further shapes are computed as usual. Random numbers, collectives and second derivatives
-    have no place in them. What a replay returns is written over by the next one.
+    few other ones; inputs of further shapes are computed as usual. Random numbers and second derivatives have no place
+    in them. Collectives of NCCL have: recording does them as often on every rank, and a replay is one of them each, as
+    the module's pass is. What a replay returns is written over by the next one.
 
     Not to be registered in the module's owner: its parameters would be there twice.
 

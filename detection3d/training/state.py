@@ -155,9 +155,8 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
     average = WeightAverage(model, decay, config.training.ema_warmup) if decay else None
-    alone = current_ranks().size == 1  # graphs hold no collectives
     whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
-    graphs = device.type == "cuda" and alone and config.training.cuda_graphs and whole
+    graphs = device.type == "cuda" and config.training.cuda_graphs and whole
     once = type(model.fork.method).penalty is Method.penalty  # no second derivative is wanted
     if graphs:
         model.record_graphs(heads=once)

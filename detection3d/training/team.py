@@ -5,6 +5,7 @@ step have the default process group to themselves.
 """
 
 import errno
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
         if (explanation := explain_lost_rank(error, PATIENCE)) is None:
             raise
         raise UserError(explanation) from error
+    gc.collect()  # recorded graphs, which lie in cycles, hold NCCL's communicator: it would wait for them to go
     dist.destroy_process_group()  # not after an error: NCCL would wait for a collective that can't end
 
 

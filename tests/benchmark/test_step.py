@@ -1,6 +1,8 @@
 """The benchmark of whole steps: what it tells, and that its steps are those of a training."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ import torch
 from detection3d.benchmark import step as step_benchmark
 from detection3d.benchmark.step import WARM_UP, time_steps
 from detection3d.cli import benchmark
-from tests.small_run import small_config, small_settings, write_small_store
+from detection3d.errors import UserError
+from detection3d.training import step_input
+from tests.conftest import ROOT
+from tests.small_run import environment, small_config, small_settings, write_small_store
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,43 @@ def test_nothing_to_time_is_refused(store: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         benchmark.main(["step", "tiny", "--data", str(store), name, "0"])
     assert f"argument {name}" in capsys.readouterr().err
+
+
+def test_steps_of_few_frames_are_augmented(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of five frames is 3 steps, of which a run does the last 2 without."""
+    seen = []
+    real = step_input.augment
+    monkeypatch.setattr(step_input, "augment", lambda *data, **how: seen.append(how) or real(*data, **how))
+    settings = ("training.steps=0", "training.epochs=1", "augmentation.off_for_last_share=0.6")
+    training = step_benchmark.TimedTraining(small_config(*settings, data=store), torch.device("cpu"), batches=1)
+    training.run(6)
+    assert len(seen) == 6
+
+
+def test_scaling_compares_one_rank_with_both(store: Path, tmp_path: Path) -> None:
+    path, launcher = tmp_path / "scaling.json", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    settings = small_settings("training.batch_size=4", data=store)
+    few = ["--rounds", "2", "--steps", "2", "--batches", "1", "--device", "cpu"]
+    command = [ROOT / "tools" / "benchmark.py", "scaling", "tiny", *settings, "--data", store, *few, "--output", path]
+    process = subprocess.run(
+        [sys.executable, *launcher, *map(str, command)], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    told = json.loads(path.read_text())
+    assert told["ranks"] == 2
+    ratios = [alone / full for alone, full in zip(told["alone"], told["together"]["full"], strict=True)]
+    assert told["efficiency"]["full"] == pytest.approx(sum(ratios) / 2)
+    assert f"all ranks, sync none {1e3 * sum(told['together']['none']) / 2:12.1f} ms a step" in process.stdout
+    assert "2 times CPU" in process.stdout
+
+
+@pytest.mark.parametrize(("size", "message"), [("1", "this process is alone"), ("2", "2 ranks can't share equally")])
+def test_scaling_refuses_what_can_t_be_compared(
+    store: Path, monkeypatch: pytest.MonkeyPatch, size: str, message: str
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", size), ("LOCAL_RANK", "0"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    settings = small_settings("training.batch_size=3", data=store)
+    with pytest.raises(UserError, match=message):
+        benchmark.main(["scaling", "tiny", *settings, "--data", str(store), "--device", "cpu"])
