@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = None if options.profile is None else parse_steps(options.profile)
     start = Start(options.initialize_from, options.allow_changes, profile)
     try:
-        with kept_errors(launch, output):
+        with kept_errors(launch, output) as keep:
             device = choose_device(options.device, launch)
-            with joined_team(launch, device) as team:
+            with joined_team(launch, device, keep) as team:
                 train(config, output, device, team, start)
     except Interrupted as stopped:
         if launch.restarts_left == 0:

@@ -90,6 +90,11 @@ class Detector(nn.Module):
             GraphedPass(self._passes.trunk), GraphedPass(self._passes.heads) if heads else self._passes.heads
         )
 
+    @property
+    def records_graphs(self) -> bool:
+        """Whether the dense part is, or will be, replayed as CUDA graphs."""
+        return isinstance(self._passes.trunk, GraphedPass)
+
     def detect(self, points: Points, batch_size: int) -> HeadOutputs:
         """Encode, and detect: [N, features] of B samples to maps of [B, *, H, W]."""
         return self(self.encode(points, batch_size))

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +51,16 @@ class GraphedPass(nn.Module):
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         try:
             with (
+                torch.cuda.device_of(inputs[0]),
                 _as_recorded(self.module),
                 torch.autocast("cuda", dtype, enabled, cache_enabled=False),
-                _beside_other_threads(),
+                _recording_on(recording_stream(inputs[0].device)),
             ):
                 torch.cuda.make_graphed_callables(replay, samples)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(_first(error)).strip().partition("\n")[0]
             warnings.warn(
                 f"CUDA graphs can't be recorded here ({reason}), so kernels are launched one by one, which is slower;"
                 " training.cuda_graphs=false leaves them out",
@@ -97,15 +98,36 @@ class _Replayed(nn.Module):
         return self.module(*inputs)
 
 
+@cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream on which all graphs of a device are recorded.
+
+    Weights remember the stream on which their gradients are first asked for, and a backward pass has that one wait for
+    what it computed. Were it another one while the pass is recorded, it would be drawn into the recording, which fails.
+    So who asks for them beforehand, as DistributedDataParallel does, must do so on this stream.
+
+    Args:
+        device: with its number.
+    """
+    return torch.cuda.Stream(device)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return what went wrong first: when a recording is broken off, CUDA's complaint of that comes on top."""
+    return error if error.__context__ is None else _first(error.__context__)
+
+
 @contextmanager
-def _beside_other_threads() -> Iterator[None]:
-    """Let other threads use the device while this one records.
+def _recording_on(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Let `make_graphed_callables` record on this stream, while other threads use the device.
 
     One prepares the next step, and the loader's pins memory. In CUDA's mode "global", which torch takes, an allocation
-    by them would be refused and would spoil the recording. `make_graphed_callables` hands no other mode on.
+    by them would be refused and would spoil the recording. `make_graphed_callables` hands neither on.
     """
     plain = torch.cuda.graph
-    torch.cuda.graph = partial(plain, capture_error_mode="thread_local")  # pyright: ignore[reportAttributeAccessIssue]
+    torch.cuda.graph = partial(  # pyright: ignore[reportAttributeAccessIssue]
+        plain, stream=stream, capture_error_mode="thread_local"
+    )
     try:
         yield
     finally:

@@ -7,12 +7,15 @@ on every rank, and nothing else has to be exchanged. No mean over a rank's own s
 be of different sizes.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
+import torch
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from detection3d.model.graphs import recording_stream
 from detection3d.model.norm import synchronize_norms
 from detection3d.multitask import Ranks
 from detection3d.training.state import TrainState
@@ -44,17 +47,31 @@ def distribute(
     """
     if sync_norms:
         synchronize_norms(state.model, group)
-    device = next(state.model.parameters()).device
-    state.parallel = DistributedDataParallel(
-        state.model,
-        device_ids=[device] if device.type == "cuda" else None,
-        process_group=group,
-        bucket_cap_mb=bucket_mb,
-        gradient_as_bucket_view=True,
-    )
+    device = state.device
+    with _stream_of_graphs(state):
+        state.parallel = DistributedDataParallel(
+            state.model,
+            device_ids=[device] if device.type == "cuda" else None,
+            process_group=group,
+            bucket_cap_mb=bucket_mb,
+            gradient_as_bucket_view=True,
+        )
     # Statistics are equal on all ranks by construction; a broadcast in every forward would only cost time. The argument
     # of this name has another one from torch 2.13 on.
     state.parallel.broadcast_buffers = False
+
+
+@contextmanager
+def _stream_of_graphs(state: TrainState) -> Iterator[None]:
+    """Ask for gradients where graphs will be recorded, if they will; see `recording_stream`."""
+    if not state.model.records_graphs:
+        yield
+        return
+    current, stream = torch.cuda.current_stream(state.device), recording_stream(state.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
 
 
 def without_averaging(state: TrainState) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ from detection3d.training.step import DENSE_DTYPES
 from detection3d.training.threads import threads_kept
 from detection3d.training.weights import read_weights
 from detection3d.types.scene import Detections
-from detection3d.types.tensors import to_device
+from detection3d.types.tensors import make_current, to_device
 
 
 def load_run_config(run: Path, overrides: list[str]) -> Config:
@@ -42,12 +42,13 @@ def load_run_config(run: Path, overrides: list[str]) -> Config:
 def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:
     """Return the detector of a checkpoint or an exported model, in evaluation mode, and its step.
 
-    The averaged weights are taken where the run keeps them.
+    The averaged weights are taken where the run keeps them. A CUDA device becomes the process's current one.
 
     Raises:
         DataError: the checkpoint is damaged or belongs to another network.
     """
     weights = read_weights(checkpoint)
+    make_current(device)
     detector = build_detector(config, device)
     with fitting(checkpoint, "the weights do not fit the network of this config ({reason})"):
         detector.load_state_dict(weights.tensors)

@@ -3,7 +3,7 @@
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,18 +12,25 @@ from detection3d.training.launch import Launch, host_name
 
 
 @contextmanager
-def kept_errors(launch: Launch, run: Path) -> Iterator[None]:
+def kept_errors(launch: Launch, run: Path) -> Iterator[Callable[[Exception], None]]:
     """Add what this rank ends with to `errors/rank_N.log` in the run's folder, with its traceback.
 
     Args:
         launch: who this rank is; alone, it has the terminal to itself and keeps nothing.
         run: the run's folder; where it is no run yet, nothing is written into it.
+
+    Yields:
+        What keeps an error that is not raised.
     """
-    try:
-        yield
-    except Exception as error:
+
+    def keep(error: Exception) -> None:
         if launch.size > 1 and (run / "config.yaml").is_file():
             _keep(error, launch, run / "errors" / f"rank_{launch.rank}.log")
+
+    try:
+        yield keep
+    except Exception as error:
+        keep(error)
         raise
 
 

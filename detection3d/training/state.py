@@ -19,6 +19,7 @@ from detection3d.training.leaving_out import Buffers
 from detection3d.training.loss_pass import LossPass
 from detection3d.training.method import build_method
 from detection3d.training.optimizer import Optimization, build_optimization, continue_from, restore_optimizer
+from detection3d.types.tensors import make_current
 
 # torch's, 2^16, overflows in the first step of every other run at Waymo's scale, and 2^15 no more. It grows by itself.
 FIRST_LOSS_SCALE = 2.0**13
@@ -138,7 +139,7 @@ def _why_no_gpu() -> str:
 
 
 def build_state(config: Config, device: torch.device) -> TrainState:
-    """Return the state before the first step.
+    """Return the state before the first step; a CUDA device becomes the process's current one.
 
     Raises:
         UserError: the config asks for a precision that the device lacks.
@@ -149,6 +150,7 @@ def build_state(config: Config, device: torch.device) -> TrainState:
             f"training.precision={precision} needs a CUDA device, found {device}{_why_no_gpu()}; add"
             " training.precision=float32 to train here, which is slow, or start it on a machine with a GPU"
         )
+    make_current(device)
     model = build_detector(config, device)
     if config.training.freeze:
         freeze(model, config.training.freeze)

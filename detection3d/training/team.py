@@ -19,6 +19,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[re
 from detection3d.errors import UserError
 from detection3d.training.launch import Launch, host_name
 from detection3d.training.lost_rank import explain_lost_rank, first_line
+from detection3d.training.neighbour_watch import watched_neighbour
 from detection3d.training.rendezvous import Card, meet
 
 Value = TypeVar("Value")
@@ -111,12 +112,15 @@ class StopAgreement:
 
 
 @contextmanager
-def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
+def joined_team(
+    launch: Launch, device: torch.device, keep: Callable[[Exception], None] = lambda _: None
+) -> Iterator[Team]:
     """Join the ranks that a launcher started.
 
     Args:
         launch: what the launcher says of this process.
         device: of this rank; NCCL serves CUDA devices, gloo the CPU.
+        keep: is given what this process ends with where it can't be raised: see `neighbour_watch`.
 
     Raises:
         UserError: the ranks can't find each other or don't fit together, or one of them ended while the others were at
@@ -136,7 +140,8 @@ def joined_team(launch: Launch, device: torch.device) -> Iterator[Team]:
     except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors
         raise UserError(_could_not_join(error, launch)) from error
     try:
-        yield Team(launch.rank, launch.size, control)
+        with watched_neighbour(launch, PATIENCE, keep):
+            yield Team(launch.rank, launch.size, control)
     except RuntimeError as error:
         if (explanation := explain_lost_rank(error, PATIENCE)) is None:
             raise

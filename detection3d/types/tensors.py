@@ -173,6 +173,16 @@ class TaskLosses:
 TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targets, Sweeps, ObjectCandidates)
 
 
+def make_current(device: torch.device) -> None:
+    """Make a CUDA device the process's current one, which is where spconv, events and graphs go unless told otherwise.
+
+    Args:
+        device: where tensors will lie; others than CUDA's have no such thing.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def to_device(value: TensorData, device: torch.device) -> TensorData:
     """Copy every tensor of a (nested) dataclass to `device`, without waiting where the memory is pinned."""
     return _map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))

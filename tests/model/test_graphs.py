@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from detection3d.model import graphs
 from detection3d.model.graphs import GraphedPass
 from detection3d.model.norm import BatchNorm
 
@@ -31,12 +32,28 @@ def test_recording_moves_no_statistics_and_lets_other_threads_use_the_device(mon
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(graphs, "recording_stream", lambda device: f"that of {device}")
     before = {name: value.clone() for name, value in module.state_dict().items()}
     GraphedPass(module)._record([torch.randn(2, 3, 4, 4)])
-    assert seen == [{"pool": None, "capture_error_mode": "thread_local"}, (True, False)]
+    assert seen == [{"pool": None, "stream": "that of cpu", "capture_error_mode": "thread_local"}, (True, False)]
     assert torch.cuda.graph is capture
     assert not module[1].fused
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_where_nothing_can_be_recorded_it_says_what_went_wrong_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small_module()
+
+    def record(*_: object) -> None:
+        try:
+            raise RuntimeError("CUDA error: no memory for this\nMore of it.")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
+    with pytest.warns(UserWarning, match=r"can't be recorded here \(CUDA error: no memory for this\)"):
+        assert GraphedPass(module)._record([torch.randn(2, 3, 4, 4)]) is module
 
 
 @gpu

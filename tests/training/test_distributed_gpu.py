@@ -53,7 +53,8 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
         losses.append(torch.stack([loss.detach().clone() for loss in result.losses.as_dict().values()]))
         norms.append(result.gradient_norm)
     weights = {name: value.cpu() for name, value in state.model.state_dict().items()}
-    graphs = len(getattr(state.model._passes.trunk, "_recorded", ()))
+    passes = getattr(state.model._passes.trunk, "_recorded", {}).values()
+    graphs = sum(replay is not state.model._passes.trunk.module for replay in passes)  # else recording has failed
     return {
         "losses": torch.stack(losses).cpu(),
         "norms": torch.stack(norms).cpu(),

@@ -10,6 +10,7 @@ This is the only module that imports spconv, on first use. What it does about sp
 - Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: it is set
   before every call. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
 - It refuses to convolve no voxels at all: they pass it by.
+- It launches on the process's current device, wherever its tensors are: that is set around every call.
 """
 
 import warnings
@@ -146,20 +147,21 @@ class SpconvBackend:
             raise UserError(
                 f"{len(tensor.indices)} voxels are too many for spconv at once; use a smaller batch or larger voxels"
             )
-        found = library.ops.get_indice_pairs_implicit_gemm(
-            tensor.indices.contiguous(),
-            tensor.batch_size,
-            list(tensor.spatial_shape),
-            library.algorithm,
-            ksize=list(kernel_size),
-            stride=list(stride),
-            padding=list(padding),
-            dilation=[1, 1, 1],
-            out_padding=[0, 0, 0],
-            subm=submanifold,
-            transpose=False,
-            is_train=True,
-        )
+        with torch.cuda.device_of(tensor.indices):
+            found = library.ops.get_indice_pairs_implicit_gemm(
+                tensor.indices.contiguous(),
+                tensor.batch_size,
+                list(tensor.spatial_shape),
+                library.algorithm,
+                ksize=list(kernel_size),
+                stride=list(stride),
+                padding=list(padding),
+                dilation=[1, 1, 1],
+                out_padding=[0, 0, 0],
+                subm=submanifold,
+                transpose=False,
+                is_train=True,
+            )
         return SpconvPlan(
             output_indices=found[0],
             output_shape=output_shape,
@@ -206,7 +208,7 @@ class _ImplicitGemm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, plan: SpconvPlan, tf32: bool) -> Tensor:
-        with _tf32_allowed(tf32) as ops:
+        with torch.cuda.device_of(features), _tf32_allowed(tf32) as ops:
             result, ctx.output_mask, ctx.mask_width = ops.implicit_gemm(
                 features,
                 weight,
@@ -229,7 +231,7 @@ class _ImplicitGemm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None, None]:
         features, weight = ctx.saved_tensors
         plan: SpconvPlan = ctx.plan
-        with _tf32_allowed(ctx.tf32) as ops:
+        with torch.cuda.device_of(features), _tf32_allowed(ctx.tf32) as ops:
             to_features, to_weight = ops.implicit_gemm_backward(
                 features,
                 weight,
