@@ -140,7 +140,7 @@ def joined_team(
     except RuntimeError as error:  # torch's own errors of this kind are RuntimeErrors
         raise UserError(_could_not_join(error, launch)) from error
     try:
-        with watched_neighbour(launch, PATIENCE, keep):
+        with watched_neighbour(launch, control, keep):
             yield Team(launch.rank, launch.size, control)
     except RuntimeError as error:
         if (explanation := explain_lost_rank(error, PATIENCE)) is None:
