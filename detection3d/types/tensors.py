@@ -177,9 +177,9 @@ def make_current(device: torch.device) -> None:
     """Make a CUDA device the process's current one, which is where spconv, events and graphs go unless told otherwise.
 
     Args:
-        device: where tensors will lie; others than CUDA's have no such thing.
+        device: where tensors will lie; one without a number is the current one, and the CPU has no such thing.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 

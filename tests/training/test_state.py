@@ -8,6 +8,7 @@ from detection3d.model.heads import TASKS
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.state import TrainState
 from detection3d.training.step import train_step
+from detection3d.types.tensors import make_current
 from tests.small_run import small_config
 from tests.training import spoiling
 from tests.training.steps import CPU, batches, differences, fresh_state
@@ -141,3 +142,12 @@ def test_the_fork_has_the_tasks_of_the_heads():
 def test_half_precision_needs_cuda(precision):
     with pytest.raises(UserError, match=f"training.precision={precision} needs a CUDA device, found {CPU}"):
         fresh_state(small_config(f"training.precision={precision}"))
+
+
+def test_the_device_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """spconv launches its kernels there, wherever its tensors are."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    for name in ("cpu", "cuda", "cuda:1"):  # torch refuses one without a number
+        make_current(torch.device(name))
+    assert seen == [torch.device("cuda:1")]

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from detection3d.model.sparse import spconv_runs
+from detection3d.model.sparse import SparseTensor, spconv_runs
+from detection3d.model.sparse.spconv_backend import SpconvBackend
+from detection3d.model.sparse.torch_backend import TorchBackend
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,3 +53,21 @@ def test_errors(precision: str, shared: Path) -> None:
             "thin": {"forward": False, "backward": False},
             "wide": {"forward": wide, "backward": wide},
         }
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_may_lie_on_another_device_than_the_current_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.randperm(16 * 16 * 16, generator=generator)[:1000]
+    indices = torch.stack([cells * 0, cells // 256, cells // 16 % 16, cells % 16], 1).int()
+    features, weight = torch.randn(1000, 16, generator=generator), torch.randn(16, 3, 3, 3, 16, generator=generator)
+    results = []
+    for backend, device in ((SpconvBackend("float16"), "cuda:1"), (TorchBackend(), "cpu")):
+        given, kernel = features.to(device).requires_grad_(), weight.to(device).requires_grad_()
+        voxels = SparseTensor(given, indices.to(device), (16, 16, 16), 1)
+        output = backend.convolve(given, kernel, backend.submanifold(voxels, "stage", (3, 3, 3)))
+        gradients = torch.autograd.grad((output * features.to(device)).sum(), (given, kernel))
+        results.append([output.cpu(), *(gradient.cpu() for gradient in gradients)])
+    assert torch.cuda.current_device() == 0
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() < TOLERANCE["float16"] * expected.abs().max()
