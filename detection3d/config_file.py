@@ -39,11 +39,16 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{source}: a config file holds sections such as 'model:' and 'training:'; found {tree!r}")
     for override in overrides:
         _apply(tree, override)
-    return parse_config(tree, str(source))
+    return parse_config(tree, str(source), [override.partition("=")[0] for override in overrides])
 
 
-def parse_config(tree: Mapping[str, Any], source: str) -> Config:
-    """Check a tree of plain values; `source` names it in errors.
+def parse_config(tree: Mapping[str, Any], source: str, overridden: Sequence[str] = ()) -> Config:
+    """Check a tree of plain values.
+
+    Args:
+        tree: of a config.
+        source: its name in errors.
+        overridden: keys whose values do not stand in the source, which errors say.
 
     Raises:
         UserError: as `load_config`.
@@ -51,7 +56,7 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        reasons = _explain_all([dict(item) for item in error.errors()], tree)
+        reasons = _explain_all([dict(item) for item in error.errors()], tree, overridden)
         settings = "1 setting" if len(reasons) == 1 else f"{len(reasons)} settings"
         raise UserError("\n".join([f"{source}: {settings} can't be used:", *reasons])) from error
 
@@ -129,14 +134,16 @@ def _index(node: list[Any], name: str, key: str) -> int:
     return int(name)
 
 
-def _explain_all(items: Sequence[dict[str, Any]], tree: Mapping[str, Any]) -> list[str]:
+def _explain_all(items: Sequence[dict[str, Any]], tree: Mapping[str, Any], overridden: Sequence[str]) -> list[str]:
     paths = [_user_path(item, tree) for item in items]
     lines = []
     for item, path in zip(items, paths, strict=True):
         # pydantic counts an entry that it could not use as missing from the list
         follows = item["type"] == "too_short" and any(other[: len(path)] == path != other for other in paths)
         if not follows:
-            lines.append(f"  {_explain(item, path)}")
+            name = ".".join(path)
+            here = any(name == key or name.startswith(f"{key}.") for key in overridden)
+            lines.append(f"  {_explain(item, path)}{'; given by an override, not in the file' if here else ''}")
     return lines
 
 

@@ -94,6 +94,17 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     assert "  training.learning_rate: missing; it has no default" in lines
 
 
+def test_what_an_override_gave_is_not_looked_for_in_the_file(tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(dump_config(small_config()).replace("ema_decay: 0.9", "ema_decay: 9"))
+    with pytest.raises(UserError) as caught:
+        load_config(path, ["training.log_every=0", "model.neck={layers: 3}"])
+    told = {line.split(":")[0].strip(): line for line in str(caught.value).splitlines()}
+    for name in ("training.log_every", "model.neck.layers", "model.neck.strides"):
+        assert told[name].endswith("; given by an override, not in the file")
+    assert told["training.ema_decay"].endswith("(found 9)")
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [

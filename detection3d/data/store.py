@@ -209,6 +209,8 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         DataError: there is no store in the folder, or its manifest is damaged.
     """
+    if root.is_file():
+        raise DataError(root, "it is a file; give the folder of a store made by tools/prepare_waymo.py")
     if not root.is_dir():
         raise DataError(root, "there is no such folder; give that of a store made by tools/prepare_waymo.py")
     try:

@@ -239,6 +239,8 @@ def test_a_damaged_manifest(root, content, message):
 def test_no_store(tmp_path, root):
     with pytest.raises(DataError, match="there is no such folder"):
         Store.open(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"manifest.json: it is a file; give the folder of a store"):
+        Store.open(root / "manifest.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no manifest.json in it, so it is not a prepared store"):
         Store.open(tmp_path / "empty")
