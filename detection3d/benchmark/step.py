@@ -1,10 +1,12 @@
 """What a whole training step takes: augmentation, voxels, targets, forward, losses, backward, optimiser and average."""
 
 import itertools
+import random
 import time
 from dataclasses import dataclass
 
 import torch
+from torch import distributed as dist
 
 from detection3d.benchmark.timing import Timing, wait_for
 from detection3d.config import Config
@@ -48,8 +50,8 @@ class Scaling:
     """The same training by one rank and by all of them, in turns.
 
     Attributes:
-        alone: steps of one process with one rank's share of the batch, while the others wait.
-        together: steps of all ranks with the whole batch, by `multitask.sync`.
+        alone: steps of the first rank with its share of the batches, while the others wait; zeros on those.
+        together: steps of all ranks with the whole batches, by `multitask.sync`.
         memory: peak of this rank over all of them, GB.
     """
 
@@ -65,10 +67,18 @@ class TimedTraining:
         config: the run, with `data.train` set.
         device: where to train.
         batches: different ones, which are used in turns.
-        team: the ranks that share each batch; without, this process trains alone, whoever else there is.
+        team: the ranks that share each batch.
+        alone: a process group of this rank, which takes its share, but trains with nobody.
     """
 
-    def __init__(self, config: Config, device: torch.device, batches: int, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        batches: int,
+        team: Team = ALONE,
+        alone: dist.ProcessGroup | None = None,
+    ) -> None:
         assert config.data.train is not None
         store = Store.open(config.data.train)
         # Few frames make few steps, of which the last are not augmented: these are a run's first.
@@ -77,7 +87,8 @@ class TimedTraining:
         self.points = sum(int(batch.points.counts.sum()) for batch in held) / sum(batch.size for batch in held)
         held = [pin(batch) for batch in held] if device.type == "cuda" else held
         self.state = build_state(self.config, device)
-        if team.size > 1:
+        self.state.fork.process_group = alone
+        if team.size > 1 and alone is None:
             distribute(self.state, sync_norms=self.config.training.sync_batch_norm)
         self.state.model.train()
         self._inputs = step_inputs(itertools.cycle(held), self.state.model, self.config, device, 0)
@@ -127,16 +138,20 @@ def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: in
         steps: of a turn.
         batches: different ones, which are used in turns.
     """
-    share = config.training.batch_size // team.size
-    by_itself = _forked(config, "none")
-    trainings: dict[str, TimedTraining | None] = {
-        "alone": TimedTraining(_changed(by_itself, batch_size=share), device, batches) if team.first else None,
+    own, _ = dist.new_subgroups(group_size=1)  # a method that learns would talk to the others otherwise
+    assert isinstance(own, dist.ProcessGroup)
+    trainings = {
+        "alone": TimedTraining(_forked(config, "none"), device, batches, team, own) if team.first else None,
         "full": TimedTraining(_forked(config, "full"), device, batches, team),
-        "none": TimedTraining(by_itself, device, batches, team),
+        "none": TimedTraining(_forked(config, "none"), device, batches, team),
     }
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    order = random.Random(0)  # the same on all ranks
     for turn in range(1 + rounds):
-        for name, training in trainings.items():
+        names = list(trainings)
+        order.shuffle(names)
+        for name in names:
+            training = trainings[name]
             team.wait()
             took = 0.0 if training is None else training.run(steps if turn else WARM_UP)
             seconds[name].append(took)

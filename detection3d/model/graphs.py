@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
+from detection3d.errors import UserError
 from detection3d.model.norm import BatchNorm
 
 
@@ -16,8 +17,8 @@ class GraphedPass(nn.Module):
 
     The graphs are recorded at the first training pass and serve inputs of its shapes and types, as do those of the next
     few other ones; inputs of further shapes are computed as usual. Random numbers and second derivatives have no place
-    in them. Collectives of NCCL have: recording does them as often on every rank, and a replay is one of them each, as
-    the module's pass is. What a replay returns is written over by the next one.
+    in them. Collectives of NCCL have: a replay does what a pass of the module does, and the passes that warm up do them
+    as often on every rank, or the run ends. What a replay returns is written over by the next one.
 
     Not to be registered in the module's owner: its parameters would be there twice.
 
@@ -57,10 +58,16 @@ class GraphedPass(nn.Module):
                 _recording_on(recording_stream(inputs[0].device)),
             ):
                 torch.cuda.make_graphed_callables(replay, samples)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = str(_first(error)).strip().partition("\n")[0]
+            first = _first(error)
+            if isinstance(first, torch.OutOfMemoryError):
+                raise first from None
+            reason = str(first).strip().partition("\n")[0]
+            if any(norm.ranks.size > 1 for norm in _norms(self.module)):
+                raise UserError(  # the other ranks may be in another collective of the passes that warm up
+                    f"CUDA graphs can't be recorded on this rank ({reason}); start all ranks with"
+                    " training.cuda_graphs=false"
+                ) from error
             warnings.warn(
                 f"CUDA graphs can't be recorded here ({reason}), so kernels are launched one by one, which is slower;"
                 " training.cuda_graphs=false leaves them out",
@@ -74,7 +81,7 @@ class GraphedPass(nn.Module):
 def _as_recorded(module: nn.Module) -> Iterator[None]:
     """Let normalisation be fused; and undo what the passes that warm up and are recorded do to running statistics."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    norms = [child for child in module.modules() if isinstance(child, BatchNorm)]
+    norms = _norms(module)
     for norm in norms:
         norm.fused = True
     try:
@@ -98,6 +105,10 @@ class _Replayed(nn.Module):
         return self.module(*inputs)
 
 
+def _norms(module: nn.Module) -> list[BatchNorm]:
+    return [child for child in module.modules() if isinstance(child, BatchNorm)]
+
+
 @cache
 def recording_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the stream on which all graphs of a device are recorded.
@@ -114,7 +125,7 @@ def recording_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _first(error: BaseException) -> BaseException:
     """Return what went wrong first: when a recording is broken off, CUDA's complaint of that comes on top."""
-    return error if error.__context__ is None else _first(error.__context__)
+    return _first(error.__context__) if isinstance(error.__context__, RuntimeError) else error
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def load_run_config(run: Path, overrides: list[str]) -> Config:
 def load_detector(config: Config, checkpoint: Path, device: torch.device) -> tuple[Detector, int]:
     """Return the detector of a checkpoint or an exported model, in evaluation mode, and its step.
 
-    The averaged weights are taken where the run keeps them. A CUDA device becomes the process's current one.
+    The averaged weights are taken where the run keeps them. A CUDA device becomes this thread's current one.
 
     Raises:
         DataError: the checkpoint is damaged or belongs to another network.

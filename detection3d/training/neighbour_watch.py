@@ -2,17 +2,20 @@
 
 NCCL's kernels wait for a peer that is gone until a timeout of minutes. So each rank keeps a connection to the one
 before it, over which nothing comes but a word at the end of the run. When a process ends, however it does, the system
-closes its connections.
+closes its connections; who notices hands the news on to the rank after it before anything else.
 """
 
+import ipaddress
 import os
 import secrets
 import select
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event, Thread
+from typing import Any
 
 from torch import distributed as dist
 
@@ -20,19 +23,22 @@ from detection3d.errors import UserError
 from detection3d.training.launch import Launch, host_name
 from detection3d.training.stop import Interrupted
 
-GRACE = 5.0
-"""Seconds that the rank has to find out by itself, which it does where it waits on the host."""
+GRACE = 20.0
+"""Seconds that a rank has to end by itself, with an error of its own, a checkpoint or an evaluation before it.
+
+torchrun kills 30 s after it has noticed."""
 
 _PATIENCE = 10.0  # seconds for a connection
-_FAREWELL = b"e"
 _TOKEN = 16  # bytes by which a rank knows its neighbour from whoever else tries the port
+_WORD = struct.Struct("!cI")
+_FAREWELL, _NEWS = b"e", b"x"
 
 
 @contextmanager
 def watched_neighbour(
     launch: Launch, control: dist.ProcessGroup, keep: Callable[[Exception], None] = lambda _: None
 ) -> Iterator[None]:
-    """End this process, with a message, when the rank before it has ended before its time.
+    """End this process, with a message, when another rank has ended before its time and this one does not follow.
 
     A collective; ranks leave when they like.
 
@@ -53,8 +59,11 @@ def watched_neighbour(
 
         def watch() -> None:
             ready, _, _ = select.select([before, woken], [], [])
-            if woken not in ready and _ended_early(before) and not left.wait(GRACE):
-                _end(launch, keep)
+            ended = None if woken in ready else _who_ended(before, (launch.rank - 1) % launch.size)
+            if ended is not None:
+                _say(after, _NEWS, ended)
+                if not left.wait(GRACE):
+                    _end(launch, ended, keep)
 
         thread = Thread(target=watch, name="neighbour-watch", daemon=True)
         thread.start()
@@ -62,9 +71,9 @@ def watched_neighbour(
             try:
                 yield
             except Interrupted:  # which all ranks have agreed on
-                _say_farewell(after)
+                _say(after, _FAREWELL, launch.rank)
                 raise
-            _say_farewell(after)
+            _say(after, _FAREWELL, launch.rank)
         finally:
             left.set()
             wake.send(_FAREWELL)
@@ -74,72 +83,113 @@ def watched_neighbour(
 def _connect(
     launch: Launch, control: dist.ProcessGroup, stack: ExitStack
 ) -> tuple[socket.socket, socket.socket] | None:
-    """Return the connections to the rank before and to the one after; None where not all ranks could connect."""
-    size = launch.size
-    family, address = _own_address(launch)
-    with socket.create_server((address, 0), family=family, backlog=16) as listener:
-        token = secrets.token_bytes(_TOKEN)
-        listening = [(address, listener.getsockname()[1], token)] * size
-        dist.all_gather_object(listening, listening[launch.rank], group=control)
-        to, port, wanted = listening[(launch.rank - 1) % size]
-        before, failure = None, ""
+    """Return the connections to the rank before and to the one after; None where not all ranks have both."""
+    token, before, after, failure = secrets.token_bytes(_TOKEN), None, None, ""
+    with ExitStack() as until_accepted:
+        listener = where = None
+        address = _own_address(launch, control)
         try:
-            before = stack.enter_context(socket.create_connection((to, port), _PATIENCE))
-            before.sendall(wanted)
-            before.settimeout(None)
+            if not address:
+                raise OSError(f"no network on which {launch.address} can be reached")
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            listener = until_accepted.enter_context(socket.create_server((address, 0), family=family, backlog=16))
+            listener.settimeout(_PATIENCE)
+            where = address, listener.getsockname()[1], token
         except OSError as error:
-            failure = f"rank {launch.rank} on {host_name()} can't reach {to}:{port} ({error})"
-        failures = [failure] * size
-        dist.all_gather_object(failures, failure, group=control)
-        told = next(filter(None, failures), None)
-        if before is None or told is not None:
-            if launch.rank == 0:
-                sys.stderr.write(
-                    f"warning: {told}, so a rank that waits on its GPU for one that has ended is not told: the"
-                    " launcher or a timeout ends it\n"
-                )
-            return None
-        return before, stack.enter_context(_accepted(listener, token))
+            failure = f"rank {launch.rank} on {host_name()} can't listen for its neighbour ({error})"
+        listening_at = _gathered(where, launch, control)
+        if listener is not None and None not in listening_at:
+            to, port, wanted = listening_at[(launch.rank - 1) % launch.size]
+            try:
+                before = stack.enter_context(socket.create_connection((to, port), _PATIENCE))
+                before.sendall(wanted)
+                before.settimeout(None)
+                after = stack.enter_context(_accepted(listener, token))  # it has connected, or never will
+            except OSError as error:
+                failure = f"rank {launch.rank} on {host_name()} and its neighbour, {to}:{port}, can't connect ({error})"
+    failures = [failure for failure in _gathered(failure, launch, control) if failure]
+    if failures and launch.rank == 0:
+        sys.stderr.write(
+            f"warning: {failures[0]}, so a rank that waits on its GPU for one that has ended is not told: the launcher"
+            " or a timeout ends it\n"
+        )
+    return None if failures or before is None or after is None else (before, after)
 
 
-def _own_address(launch: Launch) -> tuple[socket.AddressFamily, str]:
-    """Return this host's address on the network on which it reaches the first rank."""
-    family, kind, _, _, to = socket.getaddrinfo(launch.address, launch.port or 1, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(to)  # sends nothing
-        return family, probe.getsockname()[0]
+def _gathered(value: Any, launch: Launch, control: dist.ProcessGroup) -> list[Any]:
+    values = [value] * launch.size
+    dist.all_gather_object(values, value, group=control)
+    return values
+
+
+def _own_address(launch: Launch, control: dist.ProcessGroup) -> str:
+    """Return this host's address on the network on which the ranks reach each other, or "".
+
+    That is from where it reaches the first rank. On the first rank's own host this may be loopback, as Debian gives a
+    host's own name: where other hosts take part, it is from where it reaches those.
+    """
+    own = _address_toward(launch.address)
+    others = [address for address in _gathered(own, launch, control) if address and not _is_loopback(address)]
+    return _address_toward(others[0]) if others and (not own or _is_loopback(own)) else own
+
+
+def _address_toward(host: str) -> str:
+    with suppress(OSError):
+        family, kind, _, _, to = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(to)  # sends nothing
+            return probe.getsockname()[0]
+    return ""
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _accepted(listener: socket.socket, token: bytes) -> socket.socket:
-    """Return the connection of the rank after, which has connected already; others are turned away."""
+    """Return the connection of the rank after; others are turned away."""
     while True:
         connection, _ = listener.accept()
         connection.settimeout(_PATIENCE)
-        with suppress(OSError):
-            if connection.recv(_TOKEN, socket.MSG_WAITALL) == token:
-                connection.settimeout(None)
-                return connection
+        if _read(connection, _TOKEN) == token:
+            connection.settimeout(None)
+            return connection
         connection.close()
 
 
-def _ended_early(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) != _FAREWELL
-    except OSError:  # reset
-        return True
+def _who_ended(connection: socket.socket, neighbour: int) -> int | None:
+    """Return which rank has ended before its time; None after a farewell."""
+    word = _read(connection, _WORD.size)
+    if len(word) < _WORD.size:
+        return neighbour
+    kind, rank = _WORD.unpack(word)
+    return None if kind == _FAREWELL else rank
 
 
-def _say_farewell(connection: socket.socket) -> None:
+def _read(connection: socket.socket, size: int) -> bytes:
+    """Return so many bytes, or fewer where no more come."""
+    content = b""
+    with suppress(OSError):  # reset, or too slow
+        while len(content) < size and (more := connection.recv(size - len(content))):
+            content += more
+    return content
+
+
+def _say(connection: socket.socket, kind: bytes, rank: int) -> None:
     with suppress(OSError):  # the one after has ended already
-        connection.send(_FAREWELL)
+        connection.sendall(_WORD.pack(kind, rank))
 
 
-def _end(launch: Launch, keep: Callable[[Exception], None]) -> None:
+def _end(launch: Launch, ended: int, keep: Callable[[Exception], None]) -> None:
     error = UserError(
-        f"rank {(launch.rank - 1) % launch.size} has ended, look for its message; this rank waited for it on its GPU."
-        " The last checkpoint is intact; run the same command to go on"
+        f"rank {ended} has ended, look for its message; this rank could not go on without it. The last checkpoint is"
+        " intact; run the same command to go on"
     )
-    keep(error)
-    sys.stderr.write(f"error: rank {launch.rank} of {launch.size} on {host_name()}: {error}\n")
-    sys.stderr.flush()
-    os._exit(1)  # the main thread may be in a call that never returns
+    try:
+        sys.stderr.write(f"error: rank {launch.rank} of {launch.size} on {host_name()}: {error}\n")
+        sys.stderr.flush()
+        keeping = Thread(target=keep, args=(error,), daemon=True)  # a file server that is gone would keep it for ever
+        keeping.start()
+        keeping.join(_PATIENCE)
+    finally:
+        os._exit(1)  # the main thread may be in a call that never returns

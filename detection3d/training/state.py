@@ -139,7 +139,7 @@ def _why_no_gpu() -> str:
 
 
 def build_state(config: Config, device: torch.device) -> TrainState:
-    """Return the state before the first step; a CUDA device becomes the process's current one.
+    """Return the state before the first step; a CUDA device becomes this thread's current one.
 
     Raises:
         UserError: the config asks for a precision that the device lacks.

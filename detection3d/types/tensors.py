@@ -174,7 +174,7 @@ TensorData = TypeVar("TensorData", Batch, PackedPoints, BoxLabels, Points, Targe
 
 
 def make_current(device: torch.device) -> None:
-    """Make a CUDA device the process's current one, which is where spconv, events and graphs go unless told otherwise.
+    """Make a CUDA device this thread's current one, which is where spconv, events and graphs go unless told otherwise.
 
     Args:
         device: where tensors will lie; one without a number is the current one, and the CPU has no such thing.

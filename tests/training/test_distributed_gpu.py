@@ -1,5 +1,6 @@
 """On two GPUs: ranks train as one, with their collectives in CUDA graphs and without."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def two_ranks() -> Iterator[RankGroup]:
 
 
 def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train on a rank's GPU, or alone (None), and return what came of it, and how many passes were replayed."""
+    """Train on a rank's GPU, or alone (None); return what came of it, and how many of the three passes have graphs."""
+    warnings.simplefilter("error")  # such as that nothing can be recorded
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     team = Team() if rank is None else Team(rank, dist.get_world_size())
     device = torch.device("cuda", rank or 0)
@@ -53,8 +55,8 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
         losses.append(torch.stack([loss.detach().clone() for loss in result.losses.as_dict().values()]))
         norms.append(result.gradient_norm)
     weights = {name: value.cpu() for name, value in state.model.state_dict().items()}
-    passes = getattr(state.model._passes.trunk, "_recorded", {}).values()
-    graphs = sum(replay is not state.model._passes.trunk.module for replay in passes)  # else recording has failed
+    passes = (state.model._passes.trunk, state.model._passes.heads, state.losses._graphed)
+    graphs = sum(len(getattr(one, "_recorded", ())) > 0 for one in passes)
     return {
         "losses": torch.stack(losses).cpu(),
         "norms": torch.stack(norms).cpu(),
@@ -67,7 +69,7 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
 def test_two_ranks_train_as_one(two_ranks: RankGroup, store: Path, graphs: bool) -> None:
     alone = trained(None, store, ("training.cuda_graphs=false",))
     first, second = two_ranks.run(trained, store, (f"training.cuda_graphs={graphs}",))
-    assert (first["graphs"], second["graphs"], alone["graphs"]) == (graphs, graphs, 0)
+    assert (first["graphs"], second["graphs"], alone["graphs"]) == (3 * graphs, 3 * graphs, 0)
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name
     torch.testing.assert_close((first["losses"] + second["losses"]) / 2, alone["losses"], **CLOSE)
@@ -80,5 +82,6 @@ def test_graphs_change_nothing_where_norms_are_each_rank_s_own(two_ranks: RankGr
     plain = two_ranks.run(trained, store, (*own, "training.cuda_graphs=false"))
     replayed = two_ranks.run(trained, store, (*own, "training.cuda_graphs=true"))
     for before, after in zip(plain, replayed, strict=True):
+        assert (before["graphs"], after["graphs"]) == (0, 3)
         torch.testing.assert_close(after["losses"], before["losses"], **CLOSE)
         torch.testing.assert_close(after["weights"], before["weights"], **CLOSE)

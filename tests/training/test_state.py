@@ -5,6 +5,7 @@ import torch
 
 from detection3d.errors import UserError
 from detection3d.model.heads import TASKS
+from detection3d.training import state
 from detection3d.training.checkpoint import load_checkpoint, save_checkpoint
 from detection3d.training.state import TrainState
 from detection3d.training.step import train_step
@@ -151,3 +152,6 @@ def test_the_device_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("cpu", "cuda", "cuda:1"):  # torch refuses one without a number
         make_current(torch.device(name))
     assert seen == [torch.device("cuda:1")]
+    monkeypatch.setattr(state, "make_current", seen.append)
+    fresh_state(small_config())
+    assert seen[1:] == [CPU]

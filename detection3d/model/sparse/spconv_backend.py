@@ -10,7 +10,7 @@ This is the only module that imports spconv, on first use. What it does about sp
 - Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: it is set
   before every call. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
 - It refuses to convolve no voxels at all: they pass it by.
-- It launches on the process's current device, wherever its tensors are: that is set around every call.
+- It launches on the thread's current device, wherever its tensors are: that is set around every call.
 """
 
 import warnings
