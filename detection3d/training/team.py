@@ -21,6 +21,7 @@ from detection3d.training.launch import Launch, host_name
 from detection3d.training.lost_rank import explain_lost_rank, first_line
 from detection3d.training.neighbour_watch import watched_neighbour
 from detection3d.training.rendezvous import Card, meet
+from detection3d.training.stop import Interrupted
 
 Value = TypeVar("Value")
 
@@ -146,6 +147,10 @@ def joined_team(
         if (explanation := explain_lost_rank(error, PATIENCE)) is None:
             raise
         raise UserError(explanation) from error
+    except Interrupted:  # which all ranks have agreed on, so nothing is under way
+        if device.type == "cpu":  # NCCL's communicator is held by graphs, and those by the traceback
+            dist.destroy_process_group()
+        raise
     gc.collect()  # recorded graphs, which lie in cycles, hold NCCL's communicator: it would wait for them to go
     dist.destroy_process_group()  # not after an error: NCCL would wait for a collective that can't end
 

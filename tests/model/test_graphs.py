@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from detection3d.errors import UserError
 from detection3d.model import graphs
 from detection3d.model.graphs import GraphedPass
 from detection3d.model.norm import BatchNorm
+from detection3d.multitask import Ranks
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -54,6 +56,35 @@ def test_where_nothing_can_be_recorded_it_says_what_went_wrong_first(monkeypatch
     monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
     with pytest.warns(UserWarning, match=r"can't be recorded here \(CUDA error: no memory for this\)"):
         assert GraphedPass(module)._record([torch.randn(2, 3, 4, 4)]) is module
+
+
+def test_on_several_ranks_what_cannot_be_recorded_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes that warm up hold collectives, of which the others may have done more."""
+    module = small_module()
+    module[1].ranks = Ranks(2)
+
+    def record(*_: object) -> None:
+        raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
+    with pytest.raises(
+        UserError, match=r"\(CUBLAS_STATUS_ALLOC_FAILED\); start all ranks with training.cuda_graphs=false"
+    ):
+        GraphedPass(module)._record([torch.randn(2, 3, 4, 4)])
+
+
+def test_too_little_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(*_: object) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
+    with pytest.raises(torch.OutOfMemoryError):
+        GraphedPass(small_module())._record([torch.randn(2, 3, 4, 4)])
 
 
 @gpu
