@@ -22,6 +22,7 @@ from detection3d.training.lost_rank import explain_lost_rank, first_line
 from detection3d.training.neighbour_watch import watched_neighbour
 from detection3d.training.rendezvous import Card, meet
 from detection3d.training.stop import Interrupted
+from detection3d.types.tensors import make_current
 
 Value = TypeVar("Value")
 
@@ -130,8 +131,7 @@ def joined_team(
     if launch.size == 1:
         yield Team()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    make_current(device)
     try:
         store = meet(_store(launch), _card(launch, device), PATIENCE)
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -4,16 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from detection3d.benchmark import step as step_benchmark
-from detection3d.benchmark.step import WARM_UP, time_steps
+from detection3d.benchmark.step import WARM_UP, time_scaling, time_steps
 from detection3d.cli import benchmark
 from detection3d.errors import UserError
 from detection3d.training import step_input
+from detection3d.training.team import Team
 from tests.conftest import ROOT
+from tests.rank_group import RankGroup
 from tests.small_run import environment, small_config, small_settings, write_small_store
 
 
@@ -98,6 +103,31 @@ def test_scaling_compares_one_rank_with_both(store: Path, tmp_path: Path) -> Non
     assert told["efficiency"]["full"] == pytest.approx(sum(ratios) / 2)
     assert f"all ranks, sync none {1e3 * sum(told['together']['none']) / 2:12.1f} ms a step" in process.stdout
     assert "2 times CPU" in process.stdout
+
+
+def test_the_one_alone_is_a_run_of_one_rank(store: Path) -> None:
+    """Its norms and its fork know nobody else, so that its graphs are those of a run on one GPU."""
+    with RankGroup(2) as group:
+        first, second = group.run(settings_of_scaling, store)
+    assert first == [(False, "none", 1), (True, "full", 2), (True, "none", 2)]
+    assert second == first[1:]
+
+
+def settings_of_scaling(rank: int, store: Path) -> list[tuple[bool, str, int]]:
+    config = small_config("training.steps=1000", "training.batch_size=4", data=store)
+    seen = []
+    real = step_benchmark.TimedTraining
+
+    def noted(*arguments: Any) -> step_benchmark.TimedTraining:
+        training = real(*arguments)
+        chosen = training.config
+        seen.append((chosen.training.sync_batch_norm, chosen.multitask.sync, training.state.ranks.size))
+        return training
+
+    with mock.patch.object(step_benchmark, "TimedTraining", noted):
+        team = Team(rank, 2, dist.group.WORLD)
+        time_scaling(config, torch.device("cpu"), team, rounds=1, steps=1, batches=1)
+    return seen
 
 
 @pytest.mark.parametrize(("size", "message"), [("1", "this process is alone"), ("2", "2 ranks can't share equally")])
