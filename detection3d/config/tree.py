@@ -120,7 +120,7 @@ class TrainingConfig(Section):
     sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
     freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
-    cuda_graphs: bool = False  # replay the dense part's kernels, on CUDA; not with freeze, debug, norms over ranks
+    cuda_graphs: bool = False  # replay the dense part's kernels, on CUDA; not with freeze or debug
     log_every: PositiveInt = 10  # steps
     map_every: NonNegativeInt = 500  # steps between maps of the tasks' conflict; 0 makes none
     checkpoint_every: PositiveInt = 500  # steps

@@ -17,8 +17,8 @@ class GraphedPass(nn.Module):
 
     The graphs are recorded at the first training pass and serve inputs of its shapes and types, as do those of the next
     few other ones; inputs of further shapes are computed as usual. Random numbers and second derivatives have no place
-    in them. Collectives should have, as every rank records and replays the same ones, but have not been tried on GPUs.
-    What a replay returns is written over by the next one.
+    in them. Collectives have, as every rank records and replays the same ones. What a replay returns is written over by
+    the next one.
 
     Not to be registered in the module's owner: its parameters would be there twice.
 

@@ -157,10 +157,8 @@ def build_state(config: Config, device: torch.device) -> TrainState:
         refuse_methods_without_effect(model, config)
     decay = config.training.ema_decay
     average = WeightAverage(model, decay, config.training.ema_warmup) if decay else None
-    # Collectives of batch normalisation have not been tried in graphs.
-    local = current_ranks().size == 1 or not config.training.sync_batch_norm
     whole = not (config.multitask.debug or config.training.freeze)  # recording puts all of it into training mode
-    graphs = device.type == "cuda" and local and config.training.cuda_graphs and whole
+    graphs = device.type == "cuda" and config.training.cuda_graphs and whole
     once = type(model.fork.method).penalty is Method.penalty  # no second derivative is wanted
     if graphs:
         model.record_graphs(heads=once)
