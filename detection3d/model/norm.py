@@ -8,6 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
+from detection3d.model.norm_over_ranks import NormOverRanks
 from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 
@@ -27,9 +28,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     Attributes:
         ranks: over whose values statistics are taken in training; see `synchronize_norms`.
-        fused: do all of it in a few kernels of our own, on CUDA, where Triton works. They take the GPU half the time of
-            torch's and the host four times as long, so they are for passes that are replayed as CUDA graphs. Over
-            several ranks torch has none, and these are taken where all ranks have them.
+        fused: do all of it in a few kernels of our own, on CUDA, where Triton works, on all ranks. They take the GPU
+            half the time of torch's and the host four times as long, so they are for passes that are replayed as CUDA
+            graphs.
         fused_over_ranks: whether all ranks have them; see `synchronize_norms`.
     """
 
@@ -42,8 +43,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise, add `residual` of the same shape and apply the activation; the shape stays."""
-        wanted = self.fused if self.ranks.size == 1 else self.fused_over_ranks
-        if self.training and wanted and (kernels := fused_for(input)):
+        if self.training and self.fused and self.fused_over_ranks and (kernels := fused_for(input)):
             relu = isinstance(self.activation, nn.ReLU)
             result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
             assert isinstance(result, Tensor)
@@ -53,7 +53,11 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _normalize(self, input: Tensor) -> Tensor:
         if self.training and self.ranks.size > 1:
-            return self._normalize_over_ranks(input)
+            if not input.is_cuda:
+                return self._normalize_over_ranks(input)
+            result = NormOverRanks.apply(input, self.weight, self.bias, self)
+            assert isinstance(result, Tensor)
+            return result
         training = self.training and input.numel() > input.shape[1]
         if self.training and training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -42,6 +42,16 @@ class Ranks:
         """Return the largest over the ranks; `values` stay as they are."""
         return self._reduce(values, dist.ReduceOp.MAX) if self.size > 1 else values
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values [N] of all ranks as [size, N], the same on every rank."""
+        if self.size == 1:
+            return values[None]
+        # As a sum, which every backend has for every device: adding zeros changes no bit.
+        result = values.new_zeros(self.size, len(values))
+        result[dist.get_rank(self.group)] = values.detach()
+        dist.all_reduce(result, dist.ReduceOp.SUM, self.group)
+        return result
+
     def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = values.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result, operation, self.group)

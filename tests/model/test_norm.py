@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -71,21 +72,30 @@ def run_norm(
             (slope,) = torch.autograd.grad(loss, input, create_graph=True)
             loss = slope.square().sum()
         loss.backward()
-        outputs.append(output.detach())
+        outputs.append(output.detach().cpu())
         assert input.grad is not None
-        gradients.append(input.grad)
-    parameters = {name: parameter.grad for name, parameter in norm.named_parameters() if parameter.grad is not None}
-    return {"outputs": outputs, "inputs": gradients, "parameters": parameters, "state": dict(norm.state_dict())}
+        gradients.append(input.grad.cpu())
+    weights = dict(norm.named_parameters())
+    parameters = {name: weight.grad.cpu() for name, weight in weights.items() if weight.grad is not None}
+    state = {name: value.cpu() for name, value in norm.state_dict().items()}
+    return {"outputs": outputs, "inputs": gradients, "parameters": parameters, "state": state}
 
 
 def run_norm_on_rank(
-    rank: int, shapes: list[tuple[int, ...]], dtype: torch.dtype, offset: float, second: bool
+    rank: int,
+    shapes: list[tuple[int, ...]],
+    dtype: torch.dtype,
+    offset: float,
+    second: bool,
+    device: str = "cpu",
+    layout: torch.memory_format = torch.preserve_format,
 ) -> dict[str, object]:
-    norm = BatchNorm(4).to(dtype)
+    norm = BatchNorm(4).to(device, dtype)  # "cuda" is the rank's own device
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(-1, 2, 4))
     synchronize_norms(norm)
-    return run_norm(norm, [shares(shapes, step, dtype, offset)[rank] for step in range(STEPS)], second)
+    steps = [shares(shapes, step, dtype, offset)[rank].to(device, memory_format=layout) for step in range(STEPS)]
+    return run_norm(norm, steps, second)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +108,16 @@ def two_ranks() -> Iterator[RankGroup]:
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_two_ranks_equal_one_with_all_rows(two_ranks: RankGroup, shapes: list[tuple[int, ...]], second: bool) -> None:
     found = two_ranks.run(run_norm_on_rank, shapes, torch.float64, 5.0, second)
+    assert_like_one_rank(found, shapes, second, {"rtol": 1e-11, "atol": 1e-12})
+
+
+def assert_like_one_rank(
+    found: list[dict[str, Any]], shapes: list[tuple[int, ...]], second: bool, close: dict[str, float]
+) -> None:
     alone = BatchNorm(4).double()
     with torch.no_grad():
         alone.weight.copy_(torch.linspace(-1, 2, 4))
     wanted = run_norm(alone, [torch.cat(shares(shapes, step, torch.float64, 5.0)) for step in range(STEPS)], second)
-    close = {"rtol": 1e-11, "atol": 1e-12}
     for rank in found:
         torch.testing.assert_close(rank["state"], wanted["state"], **close)
     for name in ("outputs", "inputs"):
@@ -194,7 +209,7 @@ def test_without_kernels_on_all_ranks_none_takes_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr("detection3d.model.norm.fused_for", refuse)
     norm = BatchNorm(4)
     norm(torch.randn(3, 4))  # nor on one rank, where nobody asked for them
-    norm.ranks, norm.fused_over_ranks = Ranks(size=2), False
+    norm.ranks, norm.fused, norm.fused_over_ranks = Ranks(size=2), True, False
     with pytest.raises(ValueError, match="process group"):  # of the sums over two ranks, which come afterwards
         norm(torch.randn(3, 4))
     norm.fused_over_ranks = True
