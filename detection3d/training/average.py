@@ -1,10 +1,13 @@
 """The exponential moving average of a detector's weights and statistics, which is what is evaluated."""
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from detection3d.training.packing import pack, room_for
 
 
 class WeightAverage(AveragedModel):
@@ -25,6 +28,7 @@ class WeightAverage(AveragedModel):
         self._decay = decay
         self._warm_up = warm_up
         self._tensors: tuple[list[Tensor], list[Tensor]] | None = None
+        self._packed: list[_Group] | None = None
 
     @property
     def rate(self) -> float:
@@ -76,22 +80,51 @@ class WeightAverage(AveragedModel):
             model: where to.
             rate: float scalar, 0 for not at all.
         """
-        if self._tensors is None:
-            self._tensors = _tensors(self.module), _tensors(model)
-        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-        for own, value in zip(*self._tensors, strict=True):
-            averages, values = groups.setdefault(own.dtype, ([], []))
-            averages.append(own)
-            values.append(value)
-        for dtype, (averages, values) in groups.items():
-            if dtype.is_floating_point:
-                ways = torch._foreach_sub(values, averages)  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_mul_(ways, rate.to(dtype))  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_add_(averages, ways)  # pyright: ignore[reportPrivateImportUsage]
+        if self._packed is None:
+            self._packed = _packed(self.module, model)
+            self._tensors = None  # they are elsewhere now
+        for group in self._packed:
+            torch._foreach_copy_(group.parts, group.values)  # pyright: ignore[reportPrivateImportUsage]
+            if group.average.is_floating_point():
+                group.average.lerp_(group.together, rate.to(group.average.dtype))
             else:
-                torch._foreach_copy_(averages, values)  # pyright: ignore[reportPrivateImportUsage]
+                group.average.copy_(group.together)
         self.n_averaged += 1
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The tensors of a dtype, packed.
+
+    Attributes:
+        average: those of the average, whose parts they are.
+        values: those of the model, where they are.
+        together: room for these, laid out as `average`.
+        parts: parts of that room, one for each of `values`.
+    """
+
+    average: Tensor
+    values: list[Tensor]
+    together: Tensor
+    parts: list[Tensor]
+
+
+def _packed(average: nn.Module, model: nn.Module) -> list[_Group]:
+    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for own, value in zip(_tensors_of(average), _tensors(model), strict=True):
+        averages, values = groups.setdefault(own.dtype, ([], []))
+        averages.append(own)
+        values.append(value)
+    packed = []
+    for averages, values in groups.values():
+        together, parts = room_for(averages)
+        packed.append(_Group(pack(averages), values, together, parts))
+    return packed
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    return list(itertools.chain(module.parameters(), module.buffers()))
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
-    return [tensor.detach() for tensor in itertools.chain(module.parameters(), module.buffers())]
+    return [tensor.detach() for tensor in _tensors_of(module)]

@@ -5,13 +5,12 @@ without a collective of its own: a loss that is not finite makes all gradients o
 averages them, and so the norm of the gradient tells all ranks the same.
 """
 
-# torch's optimisers are made of its _foreach functions, which it doesn't list as its own.
-# pyright: reportPrivateImportUsage=false
-
 import math
 
 import torch
 from torch import Tensor, nn
+
+from detection3d.training.packing import pack
 
 
 def spoil_unless_finite(total: Tensor) -> Tensor:
@@ -29,18 +28,21 @@ class Buffers:
     """What a forward and a backward pass change in a module by themselves: running statistics, learnt loss weights.
 
     Args:
-        module: it must keep its buffers from now on.
+        module: it must keep its buffers from now on. Those that are saved with it are packed, one dtype after another.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._groups: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in module.buffers():
-            self._groups.setdefault(buffer.dtype, []).append(buffer)
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        saved = module.state_dict(keep_vars=True).values()
+        for buffer in saved:
+            if not isinstance(buffer, nn.Parameter):
+                groups.setdefault(buffer.dtype, []).append(buffer)
+        self._packed = [pack(buffers) for buffers in groups.values()]
 
     @torch.no_grad()
     def remember(self) -> list[Tensor]:
         """Return the values as they are, one flat tensor for each dtype."""
-        return [_flat(buffers) for buffers in self._groups.values()]
+        return [packed.clone() for packed in self._packed]
 
     @torch.no_grad()
     def bring_back(self, remembered: list[Tensor], left_out: Tensor) -> None:
@@ -50,9 +52,8 @@ class Buffers:
             remembered: before the step.
             left_out: bool scalar on the buffers' device.
         """
-        for buffers, before in zip(self._groups.values(), remembered, strict=True):
-            parts = torch.where(left_out, before, _flat(buffers)).split([buffer.numel() for buffer in buffers])
-            torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+        for packed, before in zip(self._packed, remembered, strict=True):
+            packed.copy_(torch.where(left_out, before, packed))
 
 
 def step_optimizer(optimizer: torch.optim.AdamW, left_out: Tensor) -> None:
@@ -81,7 +82,3 @@ def count_skipped(skipped: Tensor, left_out: Tensor, loss_scale: Tensor) -> Tens
     total, repeats = skipped.unbind()
     repeats = torch.where(left_out, repeats + (loss_scale <= 1), 0)
     return torch.stack([total + left_out, repeats])
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -1,23 +1,21 @@
 """Sparse convolution through spconv's implicit GEMM kernels: the path on CUDA.
 
-This is the only module that imports spconv, on first use. What it does about spconv 2.3.8's traps:
+This is the only module that imports spconv, with `spconv_calls`, on first use. What it does about spconv 2.3.8's traps:
 
 - On the CPU, with two or more threads, its results are silently wrong: other devices than CUDA are refused.
 - Under autocast its autograd function computes in float16 whatever was asked: its kernels are called directly, and the
   precision given here decides.
 - Its float16 kernels may add up in float16, and the argument that forbids it is ignored: those kernels are taken out.
 - Its TF32 kernels cut the mantissa off instead of rounding it, which biases every product: operands are rounded first.
-- Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: it is set
-  before every call. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
+- Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: each call
+  of ours says it. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
 - It refuses to convolve no voxels at all: they pass it by.
 - It launches on the thread's current device, wherever its tensors are: that is set around every call.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -52,6 +50,11 @@ class SpconvPlan:
     mask_argsort_bwd_splits: list[Tensor]
     masks: list[Any]
     submanifold: bool
+
+    @cached_property
+    def tables(self) -> Any:
+        """These tensors as spconv's kernels take them."""
+        return _library().calls.PlanTables(self)
 
     def inverted(self) -> "SpconvPlan":
         """Return the plan of the inverse convolution."""
@@ -208,17 +211,10 @@ class _ImplicitGemm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, plan: SpconvPlan, tf32: bool) -> Tensor:
-        with torch.cuda.device_of(features), _tf32_allowed(tf32) as ops:
-            result, ctx.output_mask, ctx.mask_width = ops.implicit_gemm(
-                features,
-                weight,
-                plan.pair_fwd,
-                plan.pair_mask_fwd_splits,
-                plan.mask_argsort_fwd_splits,
-                len(plan.output_indices),
-                plan.masks,
-                True,  # training: return what the backward pass needs
-                plan.submanifold,
+        library = _library()
+        with torch.cuda.device_of(features), _one_at_a_time:
+            result, ctx.output_mask, ctx.mask_width = library.calls.forward(
+                features, weight, plan, library.tuner, tf32=tf32
             )
         ctx.save_for_backward(features, weight)
         ctx.plan, ctx.tf32 = plan, tf32
@@ -231,32 +227,19 @@ class _ImplicitGemm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None, None]:
         features, weight = ctx.saved_tensors
         plan: SpconvPlan = ctx.plan
-        with torch.cuda.device_of(features), _tf32_allowed(ctx.tf32) as ops:
-            to_features, to_weight = ops.implicit_gemm_backward(
+        library = _library()
+        with torch.cuda.device_of(features), _one_at_a_time:
+            to_features, to_weight = library.calls.backward(
                 features,
                 weight,
                 gradients[0].contiguous(),
-                plan.pair_fwd,
-                plan.pair_bwd,
-                plan.pair_mask_fwd_splits,
-                plan.pair_mask_bwd_splits,
-                plan.mask_argsort_fwd_splits,
-                plan.mask_argsort_bwd_splits,
-                mask_output_fwd=ctx.output_mask,
-                masks=plan.masks,
-                mask_width=ctx.mask_width,
-                is_subm=plan.submanifold,
+                plan,
+                ctx.output_mask,
+                ctx.mask_width,
+                library.tuner,
+                tf32=ctx.tf32,
             )
         return to_features, to_weight, None, None
-
-
-@contextmanager
-def _tf32_allowed(allowed: bool) -> Iterator[Any]:
-    """Yield spconv's operations with its switch set; no other thread may set it meanwhile."""
-    library = _library()
-    with _switch:
-        library.constants.SPCONV_ALLOW_TF32 = allowed
-        yield library.ops
 
 
 def _claim_process(precision: Precision) -> None:
@@ -273,7 +256,7 @@ def _claim_process(precision: Precision) -> None:
         raise UserError(f"this process runs spconv with TF32 {now}; use another process for the other precision")
 
 
-_switch = Lock()
+_one_at_a_time = Lock()  # spconv's choice of kernels is one for the process
 _claimed: list[Precision] = []
 
 
@@ -282,12 +265,13 @@ def _library() -> SimpleNamespace:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of its build tools; nothing that a user could mend
-            import spconv.constants  # pyright: ignore[reportMissingImports]
             import spconv.pytorch.ops  # pyright: ignore[reportMissingImports]
             from cumm import tensorview  # pyright: ignore[reportMissingImports]
             from spconv import algocore  # pyright: ignore[reportMissingImports]
             from spconv.algo import ConvTunerSimple  # pyright: ignore[reportMissingImports]
             from spconv.core import ALL_IMPGEMM_PARAMS, ConvAlgo  # pyright: ignore[reportMissingImports]
+
+            from detection3d.model.sparse import spconv_calls
     except ImportError as error:
         raise UserError(
             "the spconv backend needs the packages spconv-cu126 and cumm-cu126: pip install 'detection3d[gpu]',"
@@ -296,7 +280,8 @@ def _library() -> SimpleNamespace:
     kernels = [algocore.get_conv_algo_desp_from_param(parameters) for parameters in ALL_IMPGEMM_PARAMS]
     spconv.pytorch.ops.CONV_CPP = ConvTunerSimple([item for item in kernels if item.dacc != tensorview.float16])
     return SimpleNamespace(
-        constants=spconv.constants,
+        calls=spconv_calls,
         ops=spconv.pytorch.ops,
+        tuner=spconv.pytorch.ops.CONV_CPP,
         algorithm=ConvAlgo.MaskImplicitGemm,
     )

@@ -1,7 +1,6 @@
-"""What reaches spconv's kernels, and under which setting of its TF32 switch; stand-ins for them run without a GPU."""
+"""What reaches spconv's kernels, and whether they may take TF32; stand-ins for them run without a GPU."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,50 +14,57 @@ VOXELS = 50
 
 
 class Kernels:
-    """Multiplies as a 1 x 1 x 1 kernel would, with TF32's operands where the switch is on, and notes every call."""
+    """Multiplies as a 1 x 1 x 1 kernel would, with TF32's operands where it may, and notes every call."""
 
     def __init__(self) -> None:
-        self.constants = SimpleNamespace(SPCONV_ALLOW_TF32=False)
-        self.calls: list[tuple[str, bool, torch.dtype, int]] = []  # pass, switch, dtype, C_in
+        self.calls: list[tuple[str, bool, torch.dtype, int]] = []  # pass, TF32, dtype, C_in
 
-    def operand(self, values: torch.Tensor) -> torch.Tensor:
-        if self.constants.SPCONV_ALLOW_TF32:
-            values = (values.view(torch.int32) & ~0x1FFF).view(torch.float32)  # as a tensor core reads them
-        return values.double()
-
-    def note(self, name: str, features: torch.Tensor, weight: torch.Tensor) -> None:
+    def note(self, name: str, features: torch.Tensor, weight: torch.Tensor, plan: SpconvPlan, tf32: bool) -> None:
         assert features.dtype == weight.dtype
         assert features.is_contiguous()
         assert weight.is_contiguous()
-        self.calls.append((name, self.constants.SPCONV_ALLOW_TF32, features.dtype, features.shape[1]))
+        assert (plan.pair_fwd.item(), plan.pair_bwd.item()) == (1, 2)
+        self.calls.append((name, tf32, features.dtype, features.shape[1]))
 
-    def implicit_gemm(
-        self, features: torch.Tensor, weight: torch.Tensor, *rest: Any
+    def forward(
+        self, features: torch.Tensor, weight: torch.Tensor, plan: SpconvPlan, tuner: str, *, tf32: bool
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        self.note("forward", features, weight)
-        pair_fwd, _, _, rows, _, training, submanifold = rest
-        assert (pair_fwd.item(), rows, training, submanifold) == (1, VOXELS, True, True)
-        product = self.operand(features) @ self.operand(weight).flatten(1).T
+        self.note("forward", features, weight, plan, tf32)
+        product = operand(features, tf32) @ operand(weight, tf32).flatten(1).T
         return product.to(features.dtype), torch.tensor(7), 32
 
-    def implicit_gemm_backward(
-        self, features: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, *rest: Any, **named: Any
+    def backward(
+        self,
+        features: torch.Tensor,
+        weight: torch.Tensor,
+        gradient: torch.Tensor,
+        plan: SpconvPlan,
+        output_mask: torch.Tensor,
+        width: int,
+        tuner: str,
+        *,
+        tf32: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.note("backward", features, weight)
-        pair_fwd, pair_bwd, *_ = rest
-        assert (pair_fwd.item(), pair_bwd.item()) == (1, 2)
-        assert (named["mask_output_fwd"].item(), named["mask_width"], named["is_subm"]) == (7, 32, True)
+        self.note("backward", features, weight, plan, tf32)
+        assert (output_mask.item(), width) == (7, 32)
         assert gradient.dtype == features.dtype
-        arriving = self.operand(gradient)
-        to_weight = (arriving.T @ self.operand(features)).view_as(weight)
-        return (arriving @ self.operand(weight).flatten(1)).to(features.dtype), to_weight.to(weight.dtype)
+        assert gradient.is_contiguous()
+        arriving = operand(gradient, tf32)
+        to_weight = (arriving.T @ operand(features, tf32)).view_as(weight)
+        return (arriving @ operand(weight, tf32).flatten(1)).to(features.dtype), to_weight.to(weight.dtype)
+
+
+def operand(values: torch.Tensor, tf32: bool) -> torch.Tensor:
+    if tf32:
+        values = (values.view(torch.int32) & ~0x1FFF).view(torch.float32)  # as a tensor core reads them
+    return values.double()
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     """Stand in for spconv, in a process that has not computed yet."""
     stand_in = Kernels()
-    library = SimpleNamespace(constants=stand_in.constants, ops=stand_in)
+    library = SimpleNamespace(calls=stand_in, tuner="")
     monkeypatch.setattr(spconv_backend, "_library", lambda: library)
     monkeypatch.setattr(spconv_backend, "_claimed", [])
     return stand_in
@@ -94,7 +100,7 @@ def largest_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
 
 
 def test_tf32_is_on_for_wide_layers_alone_in_both_passes(kernels: Kernels) -> None:
-    """The switch holds for the whole process, and the backward passes come in another order than the forward ones."""
+    """The backward passes come in another order than the forward ones."""
     backend = SpconvBackend("tf32")
     layers = [operands(*THIN), operands(*WIDE), operands(WIDE[1], WIDE[0])]
     results = [backend.convolve(*layer, plan()) for layer in layers]
