@@ -85,6 +85,7 @@ def test_the_fingerprint_holds_what_the_result_depends_on():
 
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "comparison"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 COMPARED = (
     "sum",
     "clipping={kind: clipping, max_norm: 0.03}",
@@ -119,6 +120,22 @@ def test_the_committed_comparison_is_of_the_config_as_it_stands(folder, methods,
     belonging = [trial.folder / "result.json" for trial in trials if read_result(trial) is not None]
     assert sorted(belonging) == results
     assert len(results) == count
+
+
+def test_the_committed_reference_results_are_of_the_config_as_it_stands_and_have_settled():
+    steps = 4000 * 5 // 8  # epochs are counted in frames, which are not here
+    settings = [f"training.steps={steps}", "training.epochs=0"]
+    config = load_config("reference_voxel", settings)
+    found = make_plan(config, ("sum", "graddrop", "random_sign"), (0.002,), 3, 0, REFERENCE / "voxel")
+    trials = found.final(dict.fromkeys(found.methods, 0.002))
+    assert len(trials) == len(list((REFERENCE / "voxel").rglob("result.json")))
+    for trial in trials:
+        result = read_result(trial)
+        assert result is not None
+        assert result[0].early is not None
+        assert abs(result[0].final.mean("ap") - result[0].early.mean("ap")) < 0.005
+        card = (trial.folder / "model_card.md").read_text()
+        assert f"| mean LEVEL_2 | {100 * result[0].final.mean('ap'):.2f} |" in card
 
 
 @pytest.mark.parametrize(
