@@ -1,5 +1,6 @@
 """Batch normalisation that also takes one row or none, on one rank or over several."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
 from detection3d.model.norm_over_ranks import NormOverRanks
 from detection3d.multitask import Ranks
+from detection3d.multitask.exchange import open_exchange
 from detection3d.multitask.ranks import current_ranks
 
 EPSILON = 1e-3  # SECOND's values: activations of sparse maps are small, and statistics move slowly
@@ -119,6 +121,8 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> N
     ranks = current_ranks(group)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     fused = ranks.size == 1 or device.type == "cpu" or kernels_on_all(ranks, device)
+    if ranks.size > 1:
+        ranks = replace(ranks, exchange=open_exchange(group, device))
     for name, child in module.named_modules():
         if isinstance(child, BatchNorm):
             child.ranks, child.fused_over_ranks = ranks, fused

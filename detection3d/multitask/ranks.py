@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from detection3d.multitask.exchange import Exchange
+
 Sync = Literal["full", "none"]
 """Whether statistics are summed over the ranks, so that they equal one rank with all samples, or each rank's own."""
 
@@ -21,14 +23,20 @@ class Ranks:
     Attributes:
         size: number of ranks; 1 makes every method the identity.
         group: their process group; None is the default one.
+        exchange: sums what is small enough, where there is one.
     """
 
     size: int = 1
     group: dist.ProcessGroup | None = None
+    exchange: Exchange | None = None
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the ranks; `values` stay as they are."""
-        return self._reduce(values, dist.ReduceOp.SUM) if self.size > 1 else values
+        if self.size == 1:
+            return values
+        if self.exchange is not None and self.exchange.takes(values):
+            return self.exchange.sum(values.detach())
+        return self._reduce(values, dist.ReduceOp.SUM)
 
     def sum_with_gradient(self, values: Tensor) -> Tensor:
         """Return the sum over the ranks, through which gradients flow, those of gradients too.
@@ -46,6 +54,8 @@ class Ranks:
         """Return the values [N] of all ranks as [size, N], the same on every rank."""
         if self.size == 1:
             return values[None]
+        if self.exchange is not None and self.exchange.takes(values):
+            return self.exchange.gather(values.detach())
         # As a sum, which every backend has for every device: adding zeros changes no bit.
         result = values.new_zeros(self.size, len(values))
         result[dist.get_rank(self.group)] = values.detach()
