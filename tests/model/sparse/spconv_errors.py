@@ -1,6 +1,8 @@
 """Errors of spconv against the float64 torch backend on a real scan, its kernels and its time, as one line of JSON.
 
-python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA
+python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA [CHECKPOINT]
+
+The whole network has its first weights, or those of a checkpoint of waymo_voxel.yaml's network.
 """
 
 import copy
@@ -30,6 +32,7 @@ from detection3d.model.sparse import (
 )
 from detection3d.model.voxelize import MeanVoxelizer
 from detection3d.training.state import build_detector
+from detection3d.training.weights import read_weights
 from detection3d.types.tensors import Points
 
 DEVICE = torch.device("cuda")
@@ -186,7 +189,7 @@ def backbone_errors(precision: Precision, voxels: SparseTensor, config: Config) 
     return errors
 
 
-def network_errors(precision: Precision, voxels: SparseTensor) -> dict[str, float]:
+def network_errors(precision: Precision, voxels: SparseTensor, checkpoint: Path | None) -> dict[str, float]:
     """Maps of the whole detector, dense part in float64, and the gradients of all its weights.
 
     In float32 the dense part's own errors hide what is measured: 2e-4 of its gradients, with torch's convolutions.
@@ -196,6 +199,9 @@ def network_errors(precision: Precision, voxels: SparseTensor) -> dict[str, floa
         settings = [f"model.backbone.backend={backend}", f"model.backbone.precision={wanted}", "multitask.method=sum"]
         made.append(build_detector(load_config("waymo_voxel", settings), DEVICE).train())
     ours, reference = made
+    if checkpoint is not None:
+        lacking, _ = ours.load_state_dict(read_weights(checkpoint).tensors, strict=False)
+        assert not [name for name in lacking if not name.startswith("fork.")], lacking
     reference.load_state_dict(ours.state_dict())
     reference.double()
     for part in (ours.neck, ours.shared, ours.shared_norm, ours.heads):
@@ -255,14 +261,14 @@ def _replay_indices(backbone: nn.Module, orders: list[torch.Tensor]) -> None:
 
 
 def main() -> None:
-    """Measure all layer kinds and the backbone."""
-    precision, shared = sys.argv[1], Path(sys.argv[2])
+    """Measure all layer kinds, the backbone and the network."""
+    precision, shared, *more = sys.argv[1], *map(Path, sys.argv[2:])
     assert precision in get_args(Precision)
     config = load_config("waymo_voxel")
     voxels = read_voxels(shared, config)
     errors = {kind: layer_errors(kind, precision, voxels) for kind in KINDS}
     errors["backbone"] = backbone_errors(precision, voxels, config)
-    errors["network"] = network_errors(precision, voxels)
+    errors["network"] = network_errors(precision, voxels, more[0] if more else None)
     report = {"voxels": len(voxels.features), "errors": errors, "milliseconds": milliseconds(precision, voxels, config)}
     if precision != "float16":  # which has tensor cores alone
         (thin_in, thin_out), (wide_in, wide_out) = KINDS["thin"], KINDS["submanifold"]
