@@ -1,6 +1,7 @@
 """AdamW with the one-cycle schedule, the recipe that voxel detectors are trained with."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from detection3d.config import TrainingConfig
+from detection3d.training.packed_adamw import PackedAdamW
 
 MOMENTUM = (0.85, 0.95)  # at the peak of the learning rate, and at both ends (Smith, arXiv 1803.09820)
 BETA2 = 0.99
@@ -31,6 +33,17 @@ class Optimization:
     optimizer: torch.optim.AdamW
     schedule: CycleWithTail
 
+    def gradients(self, weights: Sequence[nn.Parameter]) -> tuple[Any, Sequence[Any]]:
+        """Return what a scaler takes for the optimiser, and what has the gradients in it, for clipping.
+
+        Args:
+            weights: all of the model's.
+        """
+        optimizer = self.optimizer
+        if isinstance(optimizer, PackedAdamW) and optimizer.take_gradients():
+            return optimizer.packed, optimizer.packed.param_groups[0]["params"]
+        return optimizer, weights
+
 
 def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization:
     """Return AdamW and its schedule; norms and biases, all one-dimensional, do not decay."""
@@ -41,8 +54,11 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
     warmup = config.warmup * (config.steps / cycle)
     # OneCycleLR divides by the steps up to the peak, warmup * cycle - 1, which is 0 for 10 steps at 0.1.
     warmup = max(warmup, SHORTEST_WARMUP / cycle) if cycle > 1 else config.warmup
-    on_cuda = next(model.parameters()).is_cuda
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(MOMENTUM[1], BETA2), fused=on_cuda)
+    betas = MOMENTUM[1], BETA2
+    if next(model.parameters()).is_cuda:
+        optimizer = PackedAdamW(groups, config.learning_rate, betas)
+    else:
+        optimizer = torch.optim.AdamW(groups, config.learning_rate, betas)
     schedule = CycleWithTail(
         optimizer,
         max_lr=config.learning_rate,

@@ -72,8 +72,9 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     learning_rate = state.optimization.schedule.get_last_lr()[0]
     loss_scale = state.scaler.scale(torch.ones((), device=state.device))  # `get_scale` would wait for the device
     state.fork.update(loss_scale)
-    state.scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters, config.training.clip_norm)
+    whole, holders = state.optimization.gradients(state.parameters)
+    state.scaler.unscale_(whole)
+    norm = torch.nn.utils.clip_grad_norm_(holders, config.training.clip_norm)
     left_out = ~norm.isfinite()
     state.buffers.bring_back(remembered, left_out)
     step_optimizer(optimizer, left_out)  # not by the scaler, which would wait for the device and knows gradients alone
