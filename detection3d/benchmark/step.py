@@ -140,8 +140,7 @@ def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: in
     """
     own, _ = dist.new_subgroups(group_size=1)  # a method that learns would talk to the others otherwise
     assert isinstance(own, dist.ProcessGroup)
-    # Norms of one rank are its own, and it records graphs.
-    by_itself = _changed(_forked(config, "none"), sync_batch_norm=False)
+    by_itself = _forked(config, "none")
     trainings = {
         "alone": TimedTraining(by_itself, device, batches, team, own) if team.first else None,
         "full": TimedTraining(_forked(config, "full"), device, batches, team),

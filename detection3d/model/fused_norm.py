@@ -45,7 +45,7 @@ def _kernels() -> ModuleType | None:
 def kernels_on_all(ranks: Ranks, device: torch.device) -> bool:
     """Tell whether the kernels work on every rank; a collective.
 
-    Ranks must not mix them with torch's operations: both add up as many numbers over the ranks, but not the same ones.
+    Ranks must not mix them with torch's operations, which exchange other numbers.
 
     Args:
         ranks: who trains together.

@@ -42,6 +42,12 @@ class GraphedPass(nn.Module):
         shapes = tuple((value.shape, value.stride(), value.dtype, value.requires_grad) for value in inputs)
         if shapes not in self._recorded and len(self._recorded) < self._most:
             self._recorded[shapes] = self._record(inputs)
+        if shapes not in self._recorded and any(norm.ranks.size > 1 for norm in _norms(self.module)):
+            # The other ranks may replay, and the sums of a replay are not those of single kernels.
+            raise UserError(
+                f"a batch of another size than those before ({', '.join(str(tuple(value.shape)) for value in inputs)})"
+                " can't be trained on several ranks with training.cuda_graphs; start all ranks with it false"
+            )
         return self._recorded.get(shapes, self.module)(*inputs)
 
     def _record(self, inputs: Sequence[Tensor]) -> nn.Module:

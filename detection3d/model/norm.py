@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
-from detection3d.model.norm_over_ranks import NormOverRanks
+from detection3d.model.norm_over_ranks import NormOverRanks, dense
 from detection3d.multitask import Ranks
 from detection3d.multitask.exchange import open_exchange
 from detection3d.multitask.ranks import current_ranks
@@ -57,7 +57,7 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training and self.ranks.size > 1:
             if not input.is_cuda:
                 return self._normalize_over_ranks(input)
-            result = NormOverRanks.apply(input, self.weight, self.bias, self)
+            result = NormOverRanks.apply(dense(input), self.weight, self.bias, self)
             assert isinstance(result, Tensor)
             return result
         training = self.training and input.numel() > input.shape[1]

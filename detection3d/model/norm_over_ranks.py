@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from detection3d.model.norm import BatchNorm
 
 NO_ROWS = 1e-20
-"""What a rank without rows counts as: its weight is lost in rounding, but torch's kernel divides by the first count."""
+"""How many a rank without rows counts as: lost in rounding, but torch's kernel divides by the first rank's."""
 
 
 class NormOverRanks(torch.autograd.Function):
-    """`batch_norm(input)` with statistics over all ranks; every rank launches the same collectives, with any rows."""
+    """`batch_norm(input)` with statistics over all ranks; every rank launches the same collectives, with any rows.
+
+    The input is `dense`.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, norm: "BatchNorm") -> Tensor:
@@ -27,9 +30,11 @@ class NormOverRanks(torch.autograd.Function):
         assert running_var is not None
         assert batches is not None
         assert norm.momentum is not None
-        input = _dense(input)
         rows = input.numel() // input.shape[1]
-        mean, inverse = torch.batch_norm_stats(input, norm.eps) if rows else (running_mean, running_var)
+        if rows:
+            mean, inverse = torch.batch_norm_stats(input, norm.eps)
+        else:
+            mean, inverse = running_mean, torch.full_like(running_var, norm.eps**-0.5)  # of a variance of 0
         own = torch.cat([mean, inverse, mean.new_full((1,), rows or NO_ROWS)])
         channels = input.shape[1]
         means, inverses, counts = norm.ranks.gather(own).split([channels, channels, 1], dim=1)
@@ -69,7 +74,7 @@ class NormOverRanks(torch.autograd.Function):
         gradient = gradient.to(input.dtype)
         if input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last):
             gradient = gradient.contiguous(memory_format=torch.channels_last)
-        gradient = _dense(gradient)
+        gradient = dense(gradient)
         if some:
             sum_gradient, sum_product, to_weight, to_bias = torch.batch_norm_backward_reduce(
                 gradient, input, mean, inverse, weight, True, True, True
@@ -88,7 +93,7 @@ class NormOverRanks(torch.autograd.Function):
         return to_input, to_weight, to_bias, None
 
 
-def _dense(values: Tensor) -> Tensor:
+def dense(values: Tensor) -> Tensor:
     """Return the values as torch's kernels take them: in rows without gaps, or channels-last."""
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         return values

@@ -6,11 +6,13 @@ others can read them (torch's symmetric memory), all meet, and each adds up all 
 that the result is the same in every bit everywhere.
 """
 
+import ctypes
 import itertools
 import os
 import socket
+import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from torch import distributed as dist
 LARGEST = 16 * 1024  # bytes of a sum: 2 x 1,000 numbers in float64
 SLOTS = 8  # that calls use in turns
 RECORDED_SLOTS = 512  # for calls in CUDA graphs, each of which keeps its own
-PAUSE = "NCCL_P2P_DISABLE"  # what users set where GPUs can't reach each other's memory
+PATIENCE = 600_000  # milliseconds that a rank waits for the others, as it does in collectives; then CUDA fails
+NO_PEERS = "NCCL_P2P_DISABLE"  # which users set to 1 where GPUs can't read each other's memory
 
 
 class Exchange:
@@ -56,17 +59,20 @@ class Exchange:
         """Return the values [N] of all ranks, [size, N]."""
         return self._exchanged(values, _stacked)
 
-    def _exchanged(self, values: Tensor, combine: Any) -> Tensor:
-        recording = values.is_cuda and torch.cuda.is_current_stream_capturing()
-        slot = self._next_recorded() if recording else next(self._turns)
+    def _exchanged(self, values: Tensor, combine: Callable[..., Tensor]) -> Tensor:
+        recorded = values.is_cuda and torch.cuda.is_current_stream_capturing()
+        slot = self._next_recorded() if recorded else next(self._turns)
+        return self._meet(slot, values, combine, apart=recorded)
+
+    def _meet(self, slot: int, values: Tensor, combine: Callable[..., Tensor], *, apart: bool) -> Tensor:
         views = self._views_of(slot, values)
         views[self._rank].copy_(values)
-        self._memory.barrier()
+        self._memory.barrier(timeout_ms=PATIENCE)
         result = combine(*views)
-        if recording:
+        if apart:
             # A graph writes into its slot whenever it is replayed, so the others must have read what was there. Other
             # calls come back to a slot when all ranks have met several times since.
-            self._memory.barrier()
+            self._memory.barrier(timeout_ms=PATIENCE)
         return result
 
     def _next_recorded(self) -> int:
@@ -85,7 +91,7 @@ class Exchange:
 
 
 def _added(*views: Tensor) -> Tensor:
-    return torch.stack(views).sum(0)
+    return torch.stack(views).sum(0, dtype=views[0].dtype)
 
 
 def _stacked(*views: Tensor) -> Tensor:
@@ -111,18 +117,29 @@ def open_exchange(group: dist.ProcessGroup | None, device: torch.device) -> Exch
     able = len(hosts) == 1 and len(visible) == 1 and len(devices) == size and _reaches(device, devices)
     if not _all(able, group, device):
         return None
-    exchange = None
-    with suppress(RuntimeError, ImportError, AttributeError, TypeError):  # whatever a young interface has in store
+    exchange, reason = None, ""
+    try:
         exchange = _opened(group, device, rank, size)
+    except Exception as error:  # of a young interface: sums go another way
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     if not _all(exchange is not None, group, device):
-        return None
+        return _told(reason or "another rank can't", rank)
     assert exchange is not None
     # One whose sums are wrong, as some virtual machines' are, must not be used.
     own = torch.arange(5, dtype=torch.float64, device=device) + rank
     found = torch.stack([exchange.sum(own * turn) for turn in range(1, 2 * SLOTS)])
     turns = torch.arange(1, 2 * SLOTS, dtype=torch.float64, device=device)[:, None]
     expected = turns * (size * torch.arange(5, dtype=torch.float64, device=device) + size * (size - 1) / 2)
-    return exchange if _all(torch.equal(found, expected), group, device) else None
+    return exchange if _all(torch.equal(found, expected), group, device) else _told("its sums are wrong", rank)
+
+
+def _told(reason: str, rank: int) -> None:
+    if rank == 0:
+        warnings.warn(
+            f"GPUs of this host can't sum through memory that they share ({reason}), so NCCL sums, which is slower;"
+            f" {NO_PEERS}=1 does without from the start",
+            stacklevel=3,
+        )
 
 
 def _opened(group: dist.ProcessGroup | None, device: torch.device, rank: int, size: int) -> Exchange:
@@ -130,9 +147,17 @@ def _opened(group: dist.ProcessGroup | None, device: torch.device, rank: int, si
 
     with torch.cuda.device(device):
         room = symmetric.empty((SLOTS + RECORDED_SLOTS) * LARGEST, dtype=torch.uint8, device=device)
+        backend = symmetric.get_backend(device) if hasattr(symmetric, "get_backend") else "CUDA"
+        if backend != "CUDA":
+            raise RuntimeError(f"torch's symmetric memory is {backend}'s, whose barriers may not wait")
         whole = dist.group.WORLD if group is None else group
         assert whole is not None
-        return Exchange(symmetric.rendezvous(room, whole), rank, size)
+        memory = symmetric.rendezvous(room, whole)
+    # Kept for the life of the process: giving it back waits for the GPU, where a barrier may be waiting for a rank that
+    # has died, and this one could not end.
+    for kept in (room, memory):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    return Exchange(memory, rank, size)
 
 
 def _host() -> int:
@@ -144,7 +169,7 @@ def _host() -> int:
 
 
 def _reaches(device: torch.device, devices: set[int]) -> bool:
-    if os.environ.get(PAUSE) == "1":
+    if os.environ.get(NO_PEERS) == "1":
         return False
     others = devices - {device.index}
     return all(

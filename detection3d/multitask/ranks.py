@@ -23,7 +23,7 @@ class Ranks:
     Attributes:
         size: number of ranks; 1 makes every method the identity.
         group: their process group; None is the default one.
-        exchange: sums what is small enough, where there is one.
+        exchange: sums and gathers what is small enough, where there is one.
     """
 
     size: int = 1

@@ -28,7 +28,8 @@ class Buffers:
     """What a forward and a backward pass change in a module by themselves: running statistics, learnt loss weights.
 
     Args:
-        module: it must keep its buffers from now on. Those that are saved with it are packed, one dtype after another.
+        module: it must keep its buffers from now on. Those that are saved with it are packed, one dtype after another;
+            the others are constants, which may be read on another stream meanwhile.
     """
 
     def __init__(self, module: nn.Module) -> None:

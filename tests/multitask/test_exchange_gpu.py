@@ -31,6 +31,8 @@ def test_sums_are_nccl_s_and_the_same_on_both(two_ranks: RankGroup) -> None:
     assert torch.equal(first["found"], first["expected"])  # two numbers have one sum
     assert torch.equal(first["replayed"], second["replayed"])
     assert torch.equal(first["replayed"], first["expected replayed"])
+    assert torch.equal(first["alone"], second["alone"])
+    assert torch.equal(first["alone"], first["expected alone"])
 
 
 def sums(rank: int) -> dict[str, torch.Tensor]:
@@ -54,9 +56,22 @@ def sums(rank: int) -> dict[str, torch.Tensor]:
     given = draw()
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    graph = torch.cuda.CUDAGraph()
+    graph, single = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = exchange.sum(exchange.sum(given) + given)
+    with torch.cuda.graph(single, stream=stream, capture_error_mode="thread_local"):
+        single_result = exchange.sum(given)
+    alone, expected_alone = [], []
+    for turn in range(300):  # nothing comes between the replays
+        own = draw()
+        given.copy_(own)
+        if turn % 50 == 20 * rank:
+            time.sleep(0.002)
+        single.replay()
+        alone.append(single_result.clone())
+        expected_alone.append(own)
+    for own in expected_alone:
+        dist.all_reduce(own)
     replayed, expected_replayed = [], []
     for turn in range(100):
         own = draw()
@@ -72,6 +87,6 @@ def sums(rank: int) -> dict[str, torch.Tensor]:
         total += own
         dist.all_reduce(total)
         expected_replayed.append(total)
-    names = ("found", "expected", "replayed", "expected replayed")
-    lists = (found, expected, replayed, expected_replayed)
+    names = ("found", "expected", "replayed", "expected replayed", "alone", "expected alone")
+    lists = (found, expected, replayed, expected_replayed, alone, expected_alone)
     return {name: torch.stack(values).cpu() for name, values in zip(names, lists, strict=True)}

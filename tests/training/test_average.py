@@ -35,6 +35,20 @@ def test_it_moves_as_on_the_cpu_but_not_in_steps_that_are_left_out() -> None:
         device.update(model, answer(left_out))
         for ours, theirs in zip(device.module.state_dict().values(), host.module.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs)
+    changed(model, 1)
+    for average in (host, device):
+        average.update_parameters(model)
+    for ours, theirs in zip(device.module.state_dict().values(), host.module.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_left_of_each_update() -> None:
+    model = nn.BatchNorm1d(3)
+    device = WeightAverage(model, 0.75)
+    for step, left_out in enumerate((False, False, True, False)):
+        if not left_out:
+            changed(model, step)
+        device.update(model, answer(left_out))
     # 1, then a quarter of the way to 2, then of that to 5
     assert device.module.get_parameter("weight").tolist() == pytest.approx([0.75 * 1.25 + 0.25 * 5] * 3)
     assert int(device.module.get_buffer("num_batches_tracked")) == 3

@@ -15,7 +15,7 @@ from cumm import tensorview
 from spconv.constants import AllocKeys
 from spconv.core_cc.csrc.sparse.alloc import ExternalAllocator
 from spconv.core_cc.csrc.sparse.convops.spops import ConvGemmOps
-from spconv.pytorch.cppcore import torch_tensor_to_tv
+from spconv.pytorch.cppcore import get_arch, torch_tensor_to_tv
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -158,4 +158,5 @@ def _stream(device: torch.device) -> int:
 
 @cache
 def _architecture(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    with torch.cuda.device(device):
+        return get_arch()  # warns where spconv was not built for it
