@@ -55,11 +55,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _normalize(self, input: Tensor) -> Tensor:
         if self.training and self.ranks.size > 1:
-            if not input.is_cuda:
-                return self._normalize_over_ranks(input)
-            result = NormOverRanks.apply(dense(input), self.weight, self.bias, self)
-            assert isinstance(result, Tensor)
-            return result
+            return self._normalize_on_cuda(input) if input.is_cuda else self._normalize_over_ranks(input)
         training = self.training and input.numel() > input.shape[1]
         if self.training and training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -86,6 +82,11 @@ class BatchNorm(nn.BatchNorm2d):
         training = input.numel() > input.shape[1]
         running = (None, None) if training else (self.running_mean, self.running_var)
         return F.batch_norm(input, *running, weight, bias, training, MOMENTUM, self.eps)
+
+    def _normalize_on_cuda(self, input: Tensor) -> Tensor:
+        result = NormOverRanks.apply(dense(input), self.weight, self.bias, self)
+        assert isinstance(result, Tensor)
+        return result
 
     def _normalize_over_ranks(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None

@@ -1,10 +1,12 @@
 """BatchNorm over two GPUs against one rank with all rows, launched kernel by kernel."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from detection3d.model import norm
 from detection3d.model.norm import BatchNorm, synchronize_norms
 from tests.model.test_norm import SHAPES, assert_like_one_rank, run_norm_on_rank, shares
 from tests.rank_group import RankGroup
@@ -21,13 +23,23 @@ def two_ranks() -> Iterator[RankGroup]:
         yield group
 
 
+@pytest.mark.parametrize("sums", ["by what there is", "by NCCL"])
 @pytest.mark.parametrize("second", [False, True], ids=["gradient", "second derivative"])
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_two_ranks_equal_one_with_all_rows(two_ranks: RankGroup, shapes: list[tuple[int, ...]], second: bool) -> None:
+def test_two_ranks_equal_one_with_all_rows(
+    two_ranks: RankGroup, shapes: list[tuple[int, ...]], second: bool, sums: str
+) -> None:
     layouts = [torch.preserve_format, torch.channels_last] if len(shapes[0]) == 4 else [torch.preserve_format]
     for layout in layouts:
-        found = two_ranks.run(run_norm_on_rank, shapes, torch.float64, 5.0, second, "cuda", layout)
+        found = two_ranks.run(run_on_gpu, sums == "by NCCL", shapes, torch.float64, 5.0, second, "cuda", layout)
         assert_like_one_rank(found, shapes, second, {"rtol": 1e-9, "atol": 1e-10})
+
+
+def run_on_gpu(rank: int, nccl: bool, *arguments: Any) -> dict[str, object]:
+    with pytest.MonkeyPatch.context() as patch:
+        if nccl:
+            patch.setattr(norm, "open_exchange", lambda *_: None)
+        return run_norm_on_rank(rank, *arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -46,7 +58,7 @@ def normalize_in(rank: int, shapes: list[tuple[int, ...]], dtype: torch.dtype) -
     values = shares(shapes, 0, dtype, 100.0)[rank].cuda()
     results = []
     for input in (values, values.float()):
-        norm = BatchNorm(4).cuda()
-        synchronize_norms(norm)
-        results.append(norm(input).detach().cpu())
+        layer = BatchNorm(4).cuda()
+        synchronize_norms(layer)
+        results.append(layer(input).detach().cpu())
     return results[0], results[1]

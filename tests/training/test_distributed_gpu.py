@@ -1,7 +1,7 @@
 """On two GPUs: ranks train as one, with CUDA graphs as without, and so where each normalises by itself."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import distributed as dist
 
 from detection3d.data.store import Store
+from detection3d.model import norm
 from detection3d.training.batches import training_batches
 from detection3d.training.distributed import distribute
 from detection3d.training.state import build_state
@@ -36,6 +37,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_ranks() -> Iterator[RankGroup]:
     with RankGroup(2, "nccl") as group:
         yield group
+
+
+def trained_over_nccl(rank: int, store: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Train without the GPUs' shared memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norm, "open_exchange", lambda *_: None)
+        return trained(rank, store, overrides)
 
 
 def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -65,10 +73,13 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
     }
 
 
+@pytest.mark.parametrize("train", [trained, trained_over_nccl])
 @pytest.mark.parametrize("graphs", [False, True])
-def test_two_ranks_train_as_one(two_ranks: RankGroup, store: Path, graphs: bool) -> None:
+def test_two_ranks_train_as_one(
+    two_ranks: RankGroup, store: Path, graphs: bool, train: Callable[..., dict[str, Any]]
+) -> None:
     alone = trained(None, store, ("training.cuda_graphs=false",))
-    first, second = two_ranks.run(trained, store, (f"training.cuda_graphs={graphs}",))
+    first, second = two_ranks.run(train, store, (f"training.cuda_graphs={graphs}",))
     assert (first["graphs"], second["graphs"], alone["graphs"]) == (3 * graphs, 3 * graphs, 0)
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name
