@@ -73,8 +73,9 @@ def draw_similarity(config: AugmentationConfig, seed: int, sample_index: Tensor)
         seed: of the run.
         sample_index: int64 [B].
     """
-    number = torch.arange(10, device=sample_index.device)
-    # In float64, so that the few values per sample agree between devices after rounding to float32.
+    device = sample_index.device
+    # On the host, where eighty operations on a few numbers are quicker than eighty launches.
+    sample_index, number = sample_index.cpu(), torch.arange(10)
     draws = uniform(seed, _PARAMETERS, sample_index[:, None], number[None, :]).double()
     y_sign = torch.where(draws[:, 0] < config.flip_x, -1.0, 1.0).double()
     x_sign = torch.where(draws[:, 1] < config.flip_y, -1.0, 1.0).double()
@@ -88,13 +89,10 @@ def draw_similarity(config: AugmentationConfig, seed: int, sample_index: Tensor)
     rows = (torch.stack((cosine * x_sign, -sine * y_sign), 1), torch.stack((sine * x_sign, cosine * y_sign), 1))
     # Mirroring y turns a heading h into -h, mirroring x into pi - h, both into h + pi.
     turn = angle + torch.where(x_sign < 0, math.pi, 0.0)
-    return Similarity(
-        linear=torch.stack(rows, 1).float(),
-        scale=scale.float(),
-        translation=translation.float(),
-        turn=turn.float(),
-        handedness=(x_sign * y_sign).float(),
-    )
+    columns = torch.stack(rows, 1).flatten(1), translation, torch.stack((scale, turn, x_sign * y_sign), 1)
+    linear, translation, others = torch.cat(columns, 1).float().to(device).split([4, 3, 3], 1)
+    scale, turn, handedness = others.unbind(1)
+    return Similarity(linear.unflatten(1, (2, 2)), scale, translation, turn, handedness)
 
 
 def transform_points(points: Points, similarity: Similarity) -> Points:
