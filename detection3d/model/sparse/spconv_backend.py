@@ -10,6 +10,7 @@ This is the only module that imports spconv, with `spconv_calls`, on first use. 
 - Whether TF32 is allowed is one switch for the process, read at every call, also when gradients are computed: each call
   of ours says it. The kernels that it tuned stay, under the numbers of channels alone, so these must decide.
 - It refuses to convolve no voxels at all: they pass it by.
+- It waits for the device with Python's lock held, so that no other thread goes on: that is avoided, or kept short.
 - It launches on the thread's current device, wherever its tensors are: that is set around every call.
 """
 
@@ -151,6 +152,9 @@ class SpconvBackend:
                 f"{len(tensor.indices)} voxels are too many for spconv at once; use a smaller batch or larger voxels"
             )
         with torch.cuda.device_of(tensor.indices):
+            if not submanifold:
+                # It waits for the number of voxels with Python's lock held; here other threads go on meanwhile.
+                torch.cuda.current_stream().synchronize()
             found = library.ops.get_indice_pairs_implicit_gemm(
                 tensor.indices.contiguous(),
                 tensor.batch_size,
@@ -164,7 +168,10 @@ class SpconvBackend:
                 subm=submanifold,
                 transpose=False,
                 is_train=True,
+                do_sort=False,
             )
+            mask_fwd, argsort_fwd = _sorted(found[4])
+            mask_bwd, argsort_bwd = _sorted(found[5])
         return SpconvPlan(
             output_indices=found[0],
             output_shape=output_shape,
@@ -172,13 +179,25 @@ class SpconvBackend:
             input_shape=tensor.spatial_shape,
             pair_fwd=found[2],
             pair_bwd=found[3],
-            pair_mask_fwd_splits=found[4],
-            pair_mask_bwd_splits=found[5],
-            mask_argsort_fwd_splits=found[6],
-            mask_argsort_bwd_splits=found[7],
+            pair_mask_fwd_splits=mask_fwd,
+            pair_mask_bwd_splits=mask_bwd,
+            mask_argsort_fwd_splits=argsort_fwd,
+            mask_argsort_bwd_splits=argsort_bwd,
             masks=found[8],
             submanifold=submanifold,
         )
+
+
+def _sorted(masks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Bring voxels with the same neighbours together, as the kernels want them; return masks and places in that order.
+
+    spconv's own sort waits for the device with Python's lock held, so all threads wait.
+
+    Args:
+        masks: int32 [V, 1], of which neighbours each voxel has.
+    """
+    pairs = [mask.flatten().sort(stable=True) for mask in masks]
+    return [values.view(-1, 1) for values, _ in pairs], [order.int() for _, order in pairs]
 
 
 def _empty_plan(tensor: SparseTensor, output_shape: Triple, submanifold: bool) -> SpconvPlan:
