@@ -80,7 +80,8 @@ class PillarSorter(nn.Module):
         place = (points.values[:, :3] - self.low) / self.size
         cell = torch.floor(place).to(torch.int64)
         inside = ((cell >= 0) & (cell < self.cells)).all(dim=1)
-        values, place, cell, batch = points.values[inside], place[inside], cell[inside], points.batch_index[inside]
+        kept = inside.nonzero().flatten()  # once: a mask would be counted for each of the four
+        values, place, cell, batch = points.values[kept], place[kept], cell[kept], points.batch_index[kept]
         pillar, order = ((batch * self.height + cell[:, 1]) * self.width + cell[:, 0]).sort(stable=True)
         values, middle = values[order], (place - cell - 0.5)[order, :2]
         counts = torch.zeros(batch_size * self.height * self.width, dtype=torch.int64, device=pillar.device)

@@ -63,7 +63,8 @@ class MeanVoxelizer(nn.Module):
         cell = torch.floor((values[:, :3] - self.low) / self.size).to(torch.int64)
         limits = torch.tensor(self.cells, device=cell.device)
         inside = ((cell >= 0) & (cell < limits)).all(dim=1)
-        values, cell, batch = values[inside], cell[inside], points.batch_index[inside]
+        kept = inside.nonzero().flatten()  # once: a mask would be counted for each of the three
+        values, cell, batch = values[kept], cell[kept], points.batch_index[kept]
         indices = torch.stack([batch, cell[:, 2], cell[:, 1], cell[:, 0]], dim=1)
         if not len(values):
             return SparseTensor(values, indices.to(torch.int32), self.spatial_shape, batch_size)
