@@ -3,8 +3,9 @@
 python tests/benchmarks/ranks.py curve waymo_voxel training.batch_size=8 --data DATA --ranks 2 --steps 100 --output OUT
 python tests/benchmarks/ranks.py kill waymo_voxel training.batch_size=8 --data DATA --ranks 2 --output OUT
 
-`curve` trains the same steps with one rank and with all, both with the whole batch, and compares their logs. `kill`
-kills the last rank at step 25, once where nothing starts it again and once where torchrun does.
+`curve` trains the same steps with one rank and with all, each with the whole batch, and with one rank at rates that are
+a ten-thousandth apart, and compares the losses. `kill` kills the last rank at step 25, once where nothing starts it
+again and once where torchrun does.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from detection3d.config_file import load_config
 from detection3d.training.recorder import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +25,7 @@ KILLED_AT = 25
 PATIENCE = 180.0  # seconds
 QUICK_END = 60.0
 TASKS = ("classification", "box", "orientation")
+NUDGES = {"rate + 0.01 %": 1.0001, "rate - 0.01 %": 0.9999}
 
 
 def main() -> int:
@@ -41,27 +44,23 @@ def main() -> int:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    runs = {ranks: options.output / f"ranks_{ranks}" for ranks in (1, options.ranks)}
-    for ranks, run in runs.items():
-        started = time.perf_counter()
-        subprocess.run(_command(options, run, ranks), check=True, stdout=subprocess.DEVNULL)
-        print(f"{ranks} rank(s): {options.steps} steps in {time.perf_counter() - started:.0f} s, start included")
-    one, many = (read_metrics(run / "metrics.jsonl") for run in runs.values())
-    print(f"{'step':>6} " + " ".join(f"{task:>24}" for task in TASKS))
-    shown = sorted({1, 2, 5, *range(10, options.steps + 1, max(10, options.steps // 10))})
-    for step in shown:
-        pairs = [(one[step - 1][f"loss/{task}"], many[step - 1][f"loss/{task}"]) for task in TASKS]
-        print(f"{step:6} " + " ".join(f"{first:12.4f}{second:12.4f}" for first, second in pairs))
-    first, last = (_difference(one, many, steps) for steps in (slice(0, 3), slice(-options.steps // 4, None)))
-    print(f"relative difference of the loss: {first:.1e} in the first 3 steps, {last:.1e} of the last quarter's mean")
+    rate = load_config(options.config, options.overrides).training.learning_rate
+    plans = {"one rank": (1, []), "all ranks": (options.ranks, [])}
+    # Whatever rounds otherwise parts in time; how far such things carry says what a difference means.
+    plans |= {f"one rank, {name}": (1, [f"training.learning_rate={rate * by!r}"]) for name, by in NUDGES.items()}
+    logs = {}
+    for number, (name, (ranks, more)) in enumerate(plans.items()):
+        run, started = options.output / str(number), time.perf_counter()
+        subprocess.run([*_command(options, run, ranks), *more], check=True, stdout=subprocess.DEVNULL)
+        print(f"{name}: {options.steps} steps in {time.perf_counter() - started:.0f} s, start included", flush=True)
+        logs[name] = [sum(row[f"loss/{task}"] for task in TASKS) for row in read_metrics(run / "metrics.jsonl")]
+    print(f"{'loss in steps':>15} " + " ".join(f"{name:>26}" for name in logs))
+    width = max(1, options.steps // 10)
+    for first in (0, *range(1, options.steps, width)):
+        last = 1 if first == 0 else min(first + width, options.steps)
+        means = [statistics.mean(losses[first:last]) for losses in logs.values()]
+        print(f"{first + 1:7} to {last:4} " + " ".join(f"{mean:26.4f}" for mean in means))
     return 0
-
-
-def _difference(one: list[dict[str, float]], many: list[dict[str, float]], steps: slice) -> float:
-    first, second = (
-        statistics.mean(sum(row[f"loss/{task}"] for task in TASKS) for row in rows[steps]) for rows in (one, many)
-    )
-    return abs(second - first) / first
 
 
 def _kill(options: argparse.Namespace) -> int:

@@ -1,0 +1,54 @@
+"""Copy what is kept of the reference runs.
+
+python docs/reference/collect.py runs/reference
+
+From each finished run into the same place beside this file: its model card, config, log, result and evaluations.
+Weights and traces stay where they are. The comparisons' own files, which hold all runs, are copied as they are.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from detection3d.training.checkpoint import find_checkpoint
+from detection3d.training.export import CARD, export
+from detection3d.training.inference import load_run_config
+
+OF_A_TRIAL = ("result.json", "log.txt")
+OF_A_RUN = ("config.yaml", "metrics.jsonl", "provenance.json")
+
+
+def main() -> None:
+    """Copy all finished runs that have their weights, and say which."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder of the comparisons")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent, help="where to (default: beside this file)"
+    )
+    options = parser.parse_args()
+    for name in ("comparison.json", "report.html"):
+        for file in sorted(options.runs.glob(f"*/{name}")):
+            _copy(file, options.output / file.relative_to(options.runs))
+    for result in sorted(options.runs.glob("*/runs/final/*/*/*/result.json")):
+        trial, run = result.parent, result.parent / "run"
+        if not (run / "checkpoints").is_dir():
+            continue
+        output = options.output / trial.relative_to(options.runs)
+        files = [trial / name for name in OF_A_TRIAL] + [run / name for name in OF_A_RUN]
+        for file in (*files, *sorted(run.glob("evaluation/*/metrics.json"))):
+            _copy(file, output / file.relative_to(trial))
+        with tempfile.TemporaryDirectory() as folder:
+            export(run, load_run_config(run, []), find_checkpoint(run, "last"), Path(folder))
+            _copy(Path(folder) / CARD, output / CARD)
+        sys.stdout.write(f"{output}\n")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+if __name__ == "__main__":
+    main()
