@@ -15,6 +15,7 @@ from detection3d.benchmark import step as step_benchmark
 from detection3d.benchmark.step import WARM_UP, time_scaling, time_steps
 from detection3d.cli import benchmark
 from detection3d.errors import UserError
+from detection3d.model.norm import BatchNorm
 from detection3d.training import step_input
 from detection3d.training.team import Team
 from tests.conftest import ROOT
@@ -106,22 +107,22 @@ def test_scaling_compares_one_rank_with_both(store: Path, tmp_path: Path) -> Non
 
 
 def test_the_one_alone_is_a_run_of_one_rank(store: Path) -> None:
-    """Its norms and its fork know nobody else, so that its graphs are those of a run on one GPU."""
+    """Its norms and its fork know nobody else."""
     with RankGroup(2) as group:
         first, second = group.run(settings_of_scaling, store)
-    assert first == [(False, "none", 1), (True, "full", 2), (True, "none", 2)]
+    assert first == [({1}, "none", 1), ({2}, "full", 2), ({2}, "none", 2)]
     assert second == first[1:]
 
 
-def settings_of_scaling(rank: int, store: Path) -> list[tuple[bool, str, int]]:
+def settings_of_scaling(rank: int, store: Path) -> list[tuple[set[int], str, int]]:
     config = small_config("training.steps=1000", "training.batch_size=4", data=store)
     seen = []
     real = step_benchmark.TimedTraining
 
     def noted(*arguments: Any) -> step_benchmark.TimedTraining:
         training = real(*arguments)
-        chosen = training.config
-        seen.append((chosen.training.sync_batch_norm, chosen.multitask.sync, training.state.ranks.size))
+        norms = {module.ranks.size for module in training.state.model.modules() if isinstance(module, BatchNorm)}
+        seen.append((norms, training.config.multitask.sync, training.state.ranks.size))
         return training
 
     with mock.patch.object(step_benchmark, "TimedTraining", noted):
