@@ -6,6 +6,8 @@ step have the default process group to themselves.
 
 import errno
 import gc
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ Value = TypeVar("Value")
 
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others in a collective: one of them may be reading from a slow disk."""
+
+NAME_PATIENCE = 30.0  # seconds for the name of a host, which a cluster may make known only when its jobs start
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def joined_team(
 
 def _store(launch: Launch) -> Store:
     """Return the launcher's store, or open one on rank 0; whatever lies in it, the run's keys are apart."""
+    _find_host(launch)
     opens = launch.rank == 0 and not launch.store_is_there
     # Not waiting for the workers: `meet` does that, and says for whom.
     store = TCPStore(
@@ -169,6 +174,24 @@ def _store(launch: Launch) -> Store:
         multi_tenant=opens,
     )
     return PrefixStore(f"detection3d/{launch.run}", store)
+
+
+def _find_host(launch: Launch) -> None:
+    """Refuse an address that has no host: torch would look for it, with warning after warning, for ten minutes."""
+    deadline = time.monotonic() + NAME_PATIENCE
+    while True:
+        try:
+            socket.getaddrinfo(launch.address, launch.port)
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"no host is known as {launch.address!r}, where the ranks should meet ({error.strerror}); give a"
+                    " name that every node can resolve, or an IP address (torchrun --master-addr or --rdzv-endpoint,"
+                    " or MASTER_ADDR)"
+                ) from None
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _card(launch: Launch, device: torch.device) -> Card:

@@ -3,6 +3,7 @@
 import socket
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,25 @@ def test_a_store_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch
         refusal = pytest.raises(UserError, match=rf"could not join the others at 127.0.0.1:{port}.*NCCL_SOCKET_IFNAME")
         with refusal, joined_team(Launch(1, 2, port=port), CPU):
             pass
+
+
+def test_an_unknown_host_is_named_and_one_that_becomes_known_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "NAME_PATIENCE", 0.2)
+    refusal = pytest.raises(UserError, match=r"no host is known as 'node0\.invalid', where the ranks should meet")
+    with refusal, joined_team(Launch(1, 2, address="node0.invalid", port=29500), CPU):
+        pass
+    monkeypatch.setattr(team, "NAME_PATIENCE", 30.0)
+    known, asked = socket.getaddrinfo, []
+
+    def later(*arguments: Any) -> Any:
+        asked.append(arguments[0])
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_NONAME, "not yet")
+        return known("127.0.0.1", *arguments[1:])
+
+    monkeypatch.setattr(socket, "getaddrinfo", later)
+    team._find_host(Launch(1, 2, address="node0.invalid", port=29500))
+    assert asked == ["node0.invalid"] * 2
 
 
 def test_one_process_joins_nobody() -> None:
