@@ -23,7 +23,8 @@ from torch import distributed as dist
 LARGEST = 16 * 1024  # bytes of a sum: 2 x 1,000 numbers in float64
 SLOTS = 8  # that calls use in turns
 RECORDED_SLOTS = 512  # for calls in CUDA graphs, each of which keeps its own
-PATIENCE = 600_000  # milliseconds that a rank waits for the others, as it does in collectives; then CUDA fails
+PATIENCE = 600_000  # milliseconds, as for collectives
+CHECK_PATIENCE = 60_000
 NO_PEERS = "NCCL_P2P_DISABLE"  # which users set to 1 where GPUs can't read each other's memory
 
 
@@ -36,10 +37,11 @@ class Exchange:
         memory: of `RECORDED_SLOTS` + `SLOTS` slots of `LARGEST` bytes; `get_buffer` and `barrier` are what is used.
         rank: this one.
         size: number of ranks.
+        patience: milliseconds that a rank waits for the others; then CUDA fails, as in a collective.
     """
 
-    def __init__(self, memory: Any, rank: int, size: int) -> None:
-        self._memory, self._rank, self._size = memory, rank, size
+    def __init__(self, memory: Any, rank: int, size: int, patience: int = PATIENCE) -> None:
+        self._memory, self._rank, self._size, self._patience = memory, rank, size, patience
         self._turns = itertools.cycle(range(SLOTS))
         self._recorded = iter(range(SLOTS, SLOTS + RECORDED_SLOTS))
         self._views: dict[tuple[int, torch.Size, torch.dtype], list[Tensor]] = {}
@@ -67,12 +69,12 @@ class Exchange:
     def _meet(self, slot: int, values: Tensor, combine: Callable[..., Tensor], *, apart: bool) -> Tensor:
         views = self._views_of(slot, values)
         views[self._rank].copy_(values)
-        self._memory.barrier(timeout_ms=PATIENCE)
+        self._memory.barrier(timeout_ms=self._patience)
         result = combine(*views)
         if apart:
             # A graph writes into its slot whenever it is replayed, so the others must have read what was there. Other
             # calls come back to a slot when all ranks have met several times since.
-            self._memory.barrier(timeout_ms=PATIENCE)
+            self._memory.barrier(timeout_ms=self._patience)
         return result
 
     def _next_recorded(self) -> int:
@@ -117,20 +119,29 @@ def open_exchange(group: dist.ProcessGroup | None, device: torch.device) -> Exch
     able = len(hosts) == 1 and len(visible) == 1 and len(devices) == size and _reaches(device, devices)
     if not _all(able, group, device):
         return None
-    exchange, reason = None, ""
+    memory, reason = None, ""
     try:
-        exchange = _opened(group, device, rank, size)
+        memory = _shared_memory(group, device)
     except Exception as error:  # of a young interface: sums go another way
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    if not _all(exchange is not None, group, device):
+    if not _all(memory is not None, group, device):
         return _told(reason or "another rank can't", rank)
-    assert exchange is not None
-    # One whose sums are wrong, as some virtual machines' are, must not be used.
-    own = torch.arange(5, dtype=torch.float64, device=device) + rank
-    found = torch.stack([exchange.sum(own * turn) for turn in range(1, 2 * SLOTS)])
+    # Some virtual machines' sums are wrong, and some never come.
+    try:
+        right = _sums_are_right(Exchange(memory, rank, size, CHECK_PATIENCE), device, rank, size)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"the GPUs of this host can't read each other's memory, though the driver says so ({error}); start all"
+            f" ranks with {NO_PEERS}=1"
+        ) from error
+    return Exchange(memory, rank, size) if _all(right, group, device) else _told("its sums are wrong", rank)
+
+
+def _sums_are_right(exchange: Exchange, device: torch.device, rank: int, size: int) -> bool:
+    numbers = torch.arange(5, dtype=torch.float64, device=device)
     turns = torch.arange(1, 2 * SLOTS, dtype=torch.float64, device=device)[:, None]
-    expected = turns * (size * torch.arange(5, dtype=torch.float64, device=device) + size * (size - 1) / 2)
-    return exchange if _all(torch.equal(found, expected), group, device) else _told("its sums are wrong", rank)
+    found = torch.stack([exchange.sum((numbers + rank) * turn) for turn in range(1, 2 * SLOTS)])
+    return torch.equal(found, turns * (size * numbers + size * (size - 1) / 2))
 
 
 def _told(reason: str, rank: int) -> None:
@@ -142,7 +153,7 @@ def _told(reason: str, rank: int) -> None:
         )
 
 
-def _opened(group: dist.ProcessGroup | None, device: torch.device, rank: int, size: int) -> Exchange:
+def _shared_memory(group: dist.ProcessGroup | None, device: torch.device) -> Any:
     from torch.distributed import _symmetric_memory as symmetric
 
     with torch.cuda.device(device):
@@ -157,7 +168,7 @@ def _opened(group: dist.ProcessGroup | None, device: torch.device, rank: int, si
     # has died, and this one could not end.
     for kept in (room, memory):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-    return Exchange(memory, rank, size)
+    return memory
 
 
 def _host() -> int:
