@@ -1,6 +1,7 @@
 """What an evaluation on a prepared store was given, as far as counts of boxes don't tell, in words for the report."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,8 +44,14 @@ def config_hash(config: Config) -> str:
 
 
 def data_hash(store: Store) -> str:
-    """Return the SHA-256 of the store's manifest, which holds the checksums of all its files."""
-    return hashlib.sha256((store.root / store_manifest.MANIFEST).read_bytes()).hexdigest()
+    """Return the SHA-256 of what the store's manifest says of its contents, the checksums of all its files among it.
+
+    Whence they came is left out: frames that were made or downloaded again have other times, and are the same.
+    """
+    manifest = json.loads((store.root / store_manifest.MANIFEST).read_bytes())
+    for segment in manifest["segments"]:
+        segment.pop("source")
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _without_points(store: Store) -> np.ndarray:

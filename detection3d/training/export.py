@@ -130,7 +130,7 @@ def _data(place: Path | None) -> str:
         store = Store.open(place)
     except (UserError, OSError):
         return f"{place} (not at hand when this was written)"
-    return f"{place}, {len(store):,} frames, manifest SHA-256 {data_hash(store)}"
+    return f"{place}, {len(store):,} frames, SHA-256 of its contents {data_hash(store)}"
 
 
 def _beginning(folder: RunFolder) -> Iterator[str]:

@@ -63,7 +63,8 @@ class PackedAdamW(torch.optim.AdamW):
     def take_gradients(self) -> bool:
         """Pack copies of all gradients, which the next step goes along; False where a weight has none.
 
-        Then that step and all after it are torch's, weight by weight, since their counts of steps are no longer equal.
+        Then that step and all after it in this process are torch's, weight by weight, since their counts of steps may
+        no longer be equal: slower, and with sums in another order.
         """
         gradients = [[weight.grad for weight in group["params"]] for group, _ in self._pairs()]
         self._uneven |= any(gradient is None for group in gradients for gradient in group)

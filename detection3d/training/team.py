@@ -182,10 +182,10 @@ def _find_host(launch: Launch) -> None:
     while True:
         try:
             socket.getaddrinfo(launch.address, launch.port)
-        except socket.gaierror as error:
-            if time.monotonic() > deadline:
+        except (socket.gaierror, UnicodeError) as error:  # the second, of what can be no name
+            if time.monotonic() > deadline or isinstance(error, UnicodeError):
                 raise UserError(
-                    f"no host is known as {launch.address!r}, where the ranks should meet ({error.strerror}); give a"
+                    f"no host is known as {launch.address!r}, where the ranks should meet ({error}); give a"
                     " name that every node can resolve, or an IP address (torchrun --master-addr or --rdzv-endpoint,"
                     " or MASTER_ADDR)"
                 ) from None

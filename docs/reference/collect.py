@@ -28,12 +28,16 @@ def main() -> None:
         "--output", type=Path, default=Path(__file__).parent, help="where to (default: beside this file)"
     )
     options = parser.parse_args()
+    results = sorted(options.runs.glob("*/runs/final/*/*/*/result.json"))
+    if not results:
+        sys.exit(f"{options.runs}: holds no finished run of a comparison")
     for name in ("comparison.json", "report.html"):
         for file in sorted(options.runs.glob(f"*/{name}")):
             _copy(file, options.output / file.relative_to(options.runs))
-    for result in sorted(options.runs.glob("*/runs/final/*/*/*/result.json")):
+    for result in results:
         trial, run = result.parent, result.parent / "run"
         if not (run / "checkpoints").is_dir():
+            sys.stdout.write(f"left alone, without its weights: {trial}\n")
             continue
         output = options.output / trial.relative_to(options.runs)
         files = [trial / name for name in OF_A_TRIAL] + [run / name for name in OF_A_RUN]
@@ -41,7 +45,10 @@ def main() -> None:
             _copy(file, output / file.relative_to(trial))
         with tempfile.TemporaryDirectory() as folder:
             export(run, load_run_config(run, []), find_checkpoint(run, "last"), Path(folder))
-            _copy(Path(folder) / CARD, output / CARD)
+            card = (Path(folder) / CARD).read_text()
+        config, method, seed = trial.parts[-6], trial.parts[-3], trial.name
+        title = f"# {config}, {method}, {seed.replace('_', ' ')},"
+        (output / CARD).write_text(card.replace("# run,", title, 1))
         sys.stdout.write(f"{output}\n")
 
 

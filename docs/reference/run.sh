@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Make the reference results again: bash docs/reference/run.sh [FOLDER]        (about an hour of one H200 and 16 cores)
-# Frames go to data/reference, runs to FOLDER (default: runs/reference); run it again to go on after an interruption.
+# Make the reference results again: bash docs/reference/run.sh [FOLDER]
+# Frames go to data/reference, runs to FOLDER (default: runs/reference), both in the repository unless they begin with /;
+# run it again to go on after an interruption. NAME.done beside a store says that it is complete.
 #   CONFIGS="voxel pillar"   which of them
 #   DEVICES=cuda:0,cuda:1    GPUs to use (default: cuda)
 #   RUNS=4                   runs at a time (default: 3 for each GPU)
@@ -13,8 +14,8 @@ make_frames() { # NAME SEGMENTS SEED
   [ -e "$data/$1.done" ] && return
   python tools/make_synthetic.py --output "$data/raw/$1" --rig full --segments "$2" --frames 20 --interval 0.5 --seed "$3"
   python tools/prepare_waymo.py --input "$data/raw/$1" --output "$data/$1"
-  rm -r "$data/raw/$1"
   touch "$data/$1.done"
+  rm -r "$data/raw/$1"
 }
 make_frames train 200 100000
 make_frames validation 40 900000

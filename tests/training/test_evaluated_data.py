@@ -1,10 +1,12 @@
 """What the report says of a store: counted here by hand."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 
 from detection3d.data.store import Store
+from detection3d.data.store_manifest import MANIFEST
 from detection3d.training.evaluated_data import config_hash, data_facts, data_hash
 from detection3d.training.evaluation import read_store_ground_truth
 from tests.data.made_frames import write_store
@@ -48,5 +50,11 @@ def test_hashes_follow_the_config_and_the_data(tmp_path):
         for name, points in (("a", 5), ("b", 5), ("c", 6))
     )
     assert data_hash(one) == data_hash(same) != data_hash(other)
+    manifest = one.root / MANIFEST
+    told = json.loads(manifest.read_text())
+    for segment in told["segments"]:
+        segment["source"] = {"name": "again.tfrecord", "size": 5, "mtime_ns": 7, "files_crc32c": 0}
+    manifest.write_text(json.dumps(told))
+    assert data_hash(Store.open(one.root)) == data_hash(same), "made again, at another time"
     config = small_config()
     assert config_hash(config) == config_hash(small_config()) != config_hash(small_config("seed=1"))
