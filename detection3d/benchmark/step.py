@@ -140,9 +140,8 @@ def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: in
     """
     own, _ = dist.new_subgroups(group_size=1)  # a method that learns would talk to the others otherwise
     assert isinstance(own, dist.ProcessGroup)
-    by_itself = _forked(config, "none")
     trainings = {
-        "alone": TimedTraining(by_itself, device, batches, team, own) if team.first else None,
+        "alone": TimedTraining(_forked(config, "none"), device, batches, team, own) if team.first else None,
         "full": TimedTraining(_forked(config, "full"), device, batches, team),
         "none": TimedTraining(_forked(config, "none"), device, batches, team),
     }

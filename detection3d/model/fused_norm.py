@@ -90,7 +90,8 @@ class FusedNorm(torch.autograd.Function):
         (gradient,) = gradients
         input, weight, bias, residual, result, mean_inverse, count = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is to come, which torch's operations know
-            return *_differentiable(ctx, gradient, input, weight, bias, residual), None, None, None
+            found = differentiable(ctx.norm, gradient, input, weight, bias, residual, relu=ctx.relu)
+            return *found, None, None, None
         kernels: ModuleType = ctx.kernels
         rows = kernels.rows_of(input)
         arriving = kernels.rows_of(gradient.to(input.dtype))
@@ -114,14 +115,32 @@ def _over_ranks(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> 
     return total[None, :-1], total[-1]
 
 
-def _differentiable(
-    ctx: Any, gradient: Tensor, input: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None
+def differentiable(
+    norm: "BatchNorm",
+    gradient: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    relu: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    normalized = ctx.norm.normalize_again(input, weight, bias)
+    """Return the gradients of input, weight, bias and residual in torch's operations, to be differentiated again.
+
+    Args:
+        norm: whose pass it was.
+        gradient: of what the pass returned.
+        input: as the pass had it.
+        weight: the same.
+        bias: the same.
+        residual: the same.
+        relu: whether the pass ended in one.
+    """
+    normalized = norm.normalize_again(input, weight, bias)
     if residual is not None:
         normalized = normalized + residual
     wanted = [tensor for tensor in (input, weight, bias, residual) if tensor is not None and tensor.requires_grad]
-    outcome = F.relu(normalized) if ctx.relu else normalized
+    outcome = F.relu(normalized) if relu else normalized
     found = iter(torch.autograd.grad(outcome, wanted, gradient.to(outcome.dtype), create_graph=True))
     return tuple(
         next(found) if tensor is not None and tensor.requires_grad else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from detection3d.model.fused_norm import differentiable
+
 if TYPE_CHECKING:
     from detection3d.model.norm import BatchNorm
 
@@ -66,10 +68,7 @@ class NormOverRanks(torch.autograd.Function):
         (gradient,) = gradients
         input, weight, bias, mean, inverse, counts, enough = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is to come
-            normalized = ctx.norm.normalize_again(input, weight, bias)
-            wanted = [tensor for tensor in (input, weight, bias) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(normalized, wanted, gradient.to(normalized.dtype), create_graph=True))
-            return *(next(found) if tensor.requires_grad else None for tensor in (input, weight, bias)), None
+            return *differentiable(ctx.norm, gradient, input, weight, bias)[:3], None
         channels, some = input.shape[1], input.numel() > 0
         gradient = gradient.to(input.dtype)
         if input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last):

@@ -58,7 +58,7 @@ def build_optimization(model: nn.Module, config: TrainingConfig) -> Optimization
     if next(model.parameters()).is_cuda:
         optimizer = PackedAdamW(groups, config.learning_rate, betas)
     else:
-        optimizer = torch.optim.AdamW(groups, config.learning_rate, betas)
+        optimizer = torch.optim.AdamW(groups, config.learning_rate, betas, fused=False)
     schedule = CycleWithTail(
         optimizer,
         max_lr=config.learning_rate,
