@@ -10,8 +10,11 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from detection3d.cli.run import run as run_tool
+from detection3d.errors import UserError
 from detection3d.training.checkpoint import find_checkpoint
 from detection3d.training.export import CARD, export
 from detection3d.training.inference import load_run_config
@@ -20,36 +23,37 @@ OF_A_TRIAL = ("result.json", "log.txt")
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "provenance.json")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Copy all finished runs that have their weights, and say which."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder of the comparisons")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent, help="where to (default: beside this file)"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     results = sorted(options.runs.glob("*/runs/final/*/*/*/result.json"))
     if not results:
-        sys.exit(f"{options.runs}: holds no finished run of a comparison")
-    for name in ("comparison.json", "report.html"):
-        for file in sorted(options.runs.glob(f"*/{name}")):
-            _copy(file, options.output / file.relative_to(options.runs))
+        raise UserError(f"{options.runs}: holds no finished run of a comparison")
     for result in results:
         trial, run = result.parent, result.parent / "run"
         if not (run / "checkpoints").is_dir():
             sys.stdout.write(f"left alone, without its weights: {trial}\n")
             continue
         output = options.output / trial.relative_to(options.runs)
-        files = [trial / name for name in OF_A_TRIAL] + [run / name for name in OF_A_RUN]
-        for file in (*files, *sorted(run.glob("evaluation/*/metrics.json"))):
-            _copy(file, output / file.relative_to(trial))
         with tempfile.TemporaryDirectory() as folder:
             export(run, load_run_config(run, []), find_checkpoint(run, "last"), Path(folder))
             card = (Path(folder) / CARD).read_text()
+        files = [trial / name for name in OF_A_TRIAL] + [run / name for name in OF_A_RUN]
+        for file in (*files, *sorted(run.glob("evaluation/*/metrics.json"))):
+            _copy(file, output / file.relative_to(trial))
         config, method, seed = trial.parts[-6], trial.parts[-3], trial.name
         title = f"# {config}, {method}, {seed.replace('_', ' ')},"
         (output / CARD).write_text(card.replace("# run,", title, 1))
         sys.stdout.write(f"{output}\n")
+    for name in ("comparison.json", "report.html"):
+        for file in sorted(options.runs.glob(f"*/{name}")):
+            _copy(file, options.output / file.relative_to(options.runs))
+    return 0
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -58,4 +62,4 @@ def _copy(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(main))

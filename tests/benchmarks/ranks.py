@@ -51,7 +51,9 @@ def _curve(options: argparse.Namespace) -> int:
     logs = {}
     for number, (name, (ranks, more)) in enumerate(plans.items()):
         run, started = options.output / str(number), time.perf_counter()
-        subprocess.run([*_command(options, run, ranks), *more], check=True, stdout=subprocess.DEVNULL)
+        ended = subprocess.run([*_command(options, run, ranks), *more], check=False, stdout=subprocess.DEVNULL)
+        if ended.returncode:
+            sys.exit(f"{name}: the training ended with {ended.returncode}; its message is above")
         print(f"{name}: {options.steps} steps in {time.perf_counter() - started:.0f} s, start included", flush=True)
         logs[name] = [sum(row[f"loss/{task}"] for task in TASKS) for row in read_metrics(run / "metrics.jsonl")]
     print(f"{'loss in steps':>15} " + " ".join(f"{name:>26}" for name in logs))
