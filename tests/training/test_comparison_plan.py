@@ -122,13 +122,15 @@ def test_the_committed_comparison_is_of_the_config_as_it_stands(folder, methods,
     assert len(results) == count
 
 
-def test_the_committed_reference_results_are_of_the_config_as_it_stands_and_have_settled():
+@pytest.mark.parametrize(
+    ("name", "methods"), [("voxel", ("sum", "graddrop", "random_sign")), ("pillar", ("sum", "graddrop"))]
+)
+def test_the_committed_reference_results_are_of_the_config_as_it_stands_and_have_settled(name, methods):
     steps = 4000 * 5 // 8  # epochs are counted in frames, which are not here
     settings = [f"training.steps={steps}", "training.epochs=0"]
-    config = load_config("reference_voxel", settings)
-    found = make_plan(config, ("sum", "graddrop", "random_sign"), (0.002,), 3, 0, REFERENCE / "voxel")
+    found = make_plan(load_config(f"reference_{name}", settings), methods, (0.002,), 3, 0, REFERENCE / name)
     trials = found.final(dict.fromkeys(found.methods, 0.002))
-    assert len(trials) == len(list((REFERENCE / "voxel").rglob("result.json")))
+    assert len(trials) == len(list((REFERENCE / name).rglob("result.json")))
     for trial in trials:
         result = read_result(trial)
         assert result is not None

@@ -1,8 +1,8 @@
 """Errors of spconv against the float64 torch backend on a real scan, its kernels and its time, as one line of JSON.
 
-python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA [CHECKPOINT]
+python tests/model/sparse/spconv_errors.py float32|tf32|float16 FOLDER_OF_SHARED_DATA [RUN|CHECKPOINT]
 
-The whole network has its first weights, or those of a checkpoint of waymo_voxel.yaml's network.
+The whole network has its first weights, or those of a run or checkpoint of waymo_voxel.yaml's network.
 """
 
 import copy
@@ -32,7 +32,7 @@ from detection3d.model.sparse import (
 )
 from detection3d.model.voxelize import MeanVoxelizer
 from detection3d.training.state import build_detector
-from detection3d.training.weights import read_weights
+from detection3d.training.weights import find_weights, read_weights
 from detection3d.types.tensors import Points
 
 DEVICE = torch.device("cuda")
@@ -200,7 +200,7 @@ def network_errors(precision: Precision, voxels: SparseTensor, checkpoint: Path 
         made.append(build_detector(load_config("waymo_voxel", settings), DEVICE).train())
     ours, reference = made
     if checkpoint is not None:
-        lacking, _ = ours.load_state_dict(read_weights(checkpoint).tensors, strict=False)
+        lacking, _ = ours.load_state_dict(read_weights(find_weights(checkpoint)).tensors, strict=False)
         assert not [name for name in lacking if not name.startswith("fork.")], lacking
     reference.load_state_dict(ours.state_dict())
     reference.double()

@@ -63,7 +63,7 @@ def test_tensors_may_lie_on_another_device_than_the_current_one() -> None:
     features, weight = torch.randn(1000, 16, generator=generator), torch.randn(16, 3, 3, 3, 16, generator=generator)
     results = []
     for backend, device in ((SpconvBackend("float16"), "cuda:1"), (TorchBackend(), "cpu")):
-        given, kernel = features.to(device).requires_grad_(), weight.to(device).requires_grad_()
+        given, kernel = (values.to(device, copy=True).requires_grad_() for values in (features, weight))
         voxels = SparseTensor(given, indices.to(device), (16, 16, 16), 1)
         output = backend.convolve(given, kernel, backend.submanifold(voxels, "stage", (3, 3, 3)))
         gradients = torch.autograd.grad((output * features.to(device)).sum(), (given, kernel))
