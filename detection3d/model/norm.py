@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
 from detection3d.model.norm_over_ranks import NormOverRanks, dense
 from detection3d.multitask import Ranks
-from detection3d.multitask.exchange import open_exchange
+from detection3d.multitask.exchange import Exchange
 from detection3d.multitask.ranks import current_ranks
 
 EPSILON = 1e-3  # SECOND's values: activations of sparse maps are small, and statistics move slowly
@@ -106,7 +106,7 @@ class BatchNorm(nn.BatchNorm2d):
         return result
 
 
-def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> None:
+def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None, exchange: Exchange | None = None) -> None:
     """Let every BatchNorm in `module` take its statistics over all ranks in training, as one rank would over all rows.
 
     Forward and backward are a collective each, of two numbers a channel, in the order in which the module runs. Names
@@ -115,6 +115,7 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> N
     Args:
         module: changed in place.
         group: the ranks that train together; None is all of them.
+        exchange: theirs, where they have one.
 
     Raises:
         ValueError: a batch normalisation of torch's, whose statistics would stay those of one rank.
@@ -122,8 +123,7 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None) -> N
     ranks = current_ranks(group)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     fused = ranks.size == 1 or device.type == "cpu" or kernels_on_all(ranks, device)
-    if ranks.size > 1:
-        ranks = replace(ranks, exchange=open_exchange(group, device))
+    ranks = replace(ranks, exchange=exchange)
     for name, child in module.named_modules():
         if isinstance(child, BatchNorm):
             child.ranks, child.fused_over_ranks = ranks, fused

@@ -6,6 +6,7 @@ head and the backbone are traversed once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.distributed import ProcessGroup
 from detection3d.multitask.checks import FlowCheck, check_flow
 from detection3d.multitask.conflict_map import ConflictMap, map_probe_size, map_shape, read_conflict_map
 from detection3d.multitask.draw import stream_words
+from detection3d.multitask.exchange import Exchange
 from detection3d.multitask.fork_function import ForkFunction, Plan
 from detection3d.multitask.method import Method
 from detection3d.multitask.positions import Cells
@@ -80,6 +82,7 @@ class TaskFork(nn.Module):
         step: int64 buffer, the optimizer step that the draw depends on. The training loop sets it by `set_step`;
             forward never counts, so all micro-batches of a step, and recomputed ones, draw the same.
         state: what the method learns, as buffers and parameters.
+        exchange: through which small sums over the ranks go, where they have one; see `open_exchange`.
 
     Raises:
         ValueError: no tasks, a name twice, or settings of the method that do not fit the tasks.
@@ -117,6 +120,7 @@ class TaskFork(nn.Module):
         self.map_every = map_every
         self.sync: Sync = sync
         self.process_group = process_group
+        self.exchange: Exchange | None = None
         self.debug = debug
         self._words = stream_words(seed, name)
         self._measuring = telemetry_every > 0
@@ -150,7 +154,7 @@ class TaskFork(nn.Module):
             self.tasks,
             self.method,
             self._words,
-            current_ranks(self.process_group) if self.sync == "full" else Ranks(),
+            self._ranks() if self.sync == "full" else Ranks(),
             cells.count if cells is not None else 0,
             FlowCheck(shared, self.tasks) if self.debug else None,
         )
@@ -191,7 +195,7 @@ class TaskFork(nn.Module):
         result = dict(zip(self.tasks, weighed.unbind(), strict=True))
         if self.training and torch.is_grad_enabled():
             aliases = [features[task] for task in self.tasks] if features else []
-            penalty = self.method.penalty(weighed, aliases, current_ranks(self.process_group))
+            penalty = self.method.penalty(weighed, aliases, self._ranks())
             if penalty is not None:
                 result["penalty"] = penalty
         return result
@@ -217,7 +221,7 @@ class TaskFork(nn.Module):
         loss_sum, self._loss_sum = self._loss_sum, torch.zeros_like(self._loss_sum)
         if self._learning_probe.grad is None:  # no backward pass went through the fork: the backbone is frozen, say
             return
-        ranks = current_ranks(self.process_group)  # what is learnt is the same on every rank, whatever `sync` says
+        ranks = self._ranks()  # what is learnt is the same on every rank, whatever `sync` says
         learning = self._learning_probe.grad / loss_scale**2
         if self.sync == "none":
             learning = ranks.sum(learning) / ranks.size
@@ -252,6 +256,9 @@ class TaskFork(nn.Module):
     def extra_repr(self) -> str:
         """Name the tasks and the method when the model is printed."""
         return f"tasks={self.tasks}, method={self.method}, sync={self.sync}"
+
+    def _ranks(self) -> Ranks:
+        return replace(current_ranks(self.process_group), exchange=self.exchange)
 
     def _check_names(self, losses: Mapping[str, Tensor]) -> None:
         missing = [task for task in self.tasks if task not in losses]

@@ -1,5 +1,6 @@
 """The processes that train together, and the sums over them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,23 @@ class Ranks:
         if self.exchange is not None and self.exchange.takes(values):
             return self.exchange.sum(values.detach())
         return self._reduce(values, dist.ReduceOp.SUM)
+
+    def begin_sum(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin to sum over the ranks; what is returned waits for the sum, and returns it.
+
+        Other sums may come in between: until this one is waited for, the device works on without the other ranks.
+        """
+        if self.size == 1:
+            return lambda: values
+        result = values.detach().clone(memory_format=torch.contiguous_format)
+        work = dist.all_reduce(result, dist.ReduceOp.SUM, self.group, async_op=True)
+        assert work is not None
+
+        def finish() -> Tensor:
+            work.wait()
+            return result
+
+        return finish
 
     def sum_with_gradient(self, values: Tensor) -> Tensor:
         """Return the sum over the ranks, through which gradients flow, those of gradients too.

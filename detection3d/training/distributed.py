@@ -9,15 +9,17 @@ be of different sizes.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from functools import cached_property
 
 import torch
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from detection3d.model.graphs import recording_stream
 from detection3d.model.norm import synchronize_norms
 from detection3d.multitask import Ranks
+from detection3d.multitask.exchange import open_exchange
 from detection3d.training.state import TrainState
 from detection3d.types.tensors import Targets
 
@@ -45,9 +47,11 @@ def distribute(
             its own, which saves two collectives a layer: the ranks are no longer equal to one, and running statistics
             are those of the rank that writes the checkpoint.
     """
-    if sync_norms:
-        synchronize_norms(state.model, group)
     device = state.device
+    exchange = open_exchange(group, device)
+    state.fork.exchange = exchange
+    if sync_norms:
+        synchronize_norms(state.model, group, exchange)
     with _stream_of_graphs(state):
         state.parallel = DistributedDataParallel(
             state.model,
@@ -79,15 +83,22 @@ def without_averaging(state: TrainState) -> AbstractContextManager[None]:
     return nullcontext() if state.parallel is None else state.parallel.no_sync()
 
 
-def count_objects(targets: Targets, ranks: Ranks) -> Targets:
-    """Return targets by which each rank's loss is its share of the loss over all ranks, times the number of ranks.
+class ObjectCount:
+    """The objects of all ranks, counted while the network goes forward: nobody waits for a rank that is behind.
 
     Args:
         targets: of this rank, as `build_targets` made them.
-        ranks: who trains together; on one rank the targets stay as they are.
+        ranks: who trains together.
     """
-    if ranks.size == 1:
-        return targets
-    # Counted anew: `global_count` of a rank without objects is 1.
-    total = ranks.sum(targets.valid.sum()).clamp(min=1)
-    return replace(targets, global_count=total.to(targets.global_count.dtype) / ranks.size)
+
+    def __init__(self, targets: Targets, ranks: Ranks) -> None:
+        self._own, self._ranks = targets.global_count, ranks
+        # Counted anew: `global_count` of a rank without objects is 1.
+        self._sum = None if ranks.size == 1 else ranks.begin_sum(targets.valid.sum())
+
+    @cached_property
+    def global_count(self) -> Tensor:
+        """What makes each rank's loss its share of the loss over all ranks, times the number of ranks."""
+        if self._sum is None:
+            return self._own
+        return self._sum().clamp(min=1).to(self._own.dtype) / self._ranks.size

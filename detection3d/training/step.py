@@ -8,11 +8,11 @@ from torch import Tensor
 
 from detection3d.config import Config
 from detection3d.training.clock import Moment, StepTimes
-from detection3d.training.distributed import count_objects, without_averaging
+from detection3d.training.distributed import ObjectCount, without_averaging
 from detection3d.training.leaving_out import count_skipped, spoil_unless_finite, step_optimizer
 from detection3d.training.state import TrainState
 from detection3d.training.step_input import MicroBatch, StepInput, step_input
-from detection3d.types.tensors import Batch, Targets, TaskLosses
+from detection3d.types.tensors import Batch, TaskLosses
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,14 +55,14 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     """
     moments = [Moment(state.device)]
     given = batch if isinstance(batch, StepInput) else step_input(batch, state.model, config, state.step)
-    targets = count_objects(given.targets, state.ranks)
+    count = ObjectCount(given.targets, state.ranks)
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     remembered = state.buffers.remember()
     losses = []
     for number, part in enumerate(given.parts, 1):
         # The ranks' gradients are averaged once, with those of the last micro-batch.
         with nullcontext() if number == len(given.parts) else without_averaging(state):
-            part_losses, total = _forward(state, part, targets, config)
+            part_losses, total = _forward(state, part, count, config)
             moments.append(Moment(state.device))
             state.scaler.scale(spoil_unless_finite(total)).backward()
             moments.append(Moment(state.device))
@@ -87,16 +87,16 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     state.step += 1
     start, forward, backward, *more = moments
     times = StepTimes(start, forward, backward, Moment(state.device), tuple(more))
-    objects = targets.valid.sum()
+    objects = given.targets.valid.sum()
     return StepResult(_added_up(losses), norm, left_out, float(learning_rate), loss_scale, objects, times)
 
 
-def _forward(state: TrainState, part: MicroBatch, targets: Targets, config: Config) -> tuple[TaskLosses, Tensor]:
+def _forward(state: TrainState, part: MicroBatch, count: ObjectCount, config: Config) -> tuple[TaskLosses, Tensor]:
     """Return the losses of a micro-batch, and what to go backward from."""
     dtype = DENSE_DTYPES[config.training.precision]
     with torch.autocast(state.device.type, dtype=dtype, enabled=dtype != torch.float32):
         outputs = state.network(part.voxels, part.sample_index)
-    losses = state.losses(outputs, replace(part.targets, global_count=targets.global_count))
+    losses = state.losses(outputs, replace(part.targets, global_count=count.global_count))
     weighed = state.fork.weigh(losses.as_dict(), outputs.features)
     return losses, torch.stack(list(weighed.values())).sum()
 

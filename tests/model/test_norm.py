@@ -10,6 +10,7 @@ from torch import nn
 
 from detection3d.model import fused_norm
 from detection3d.model.norm import EPSILON, MOMENTUM, BatchNorm, synchronize_norms
+from detection3d.multitask.exchange import open_exchange
 from detection3d.multitask.ranks import Ranks, current_ranks
 from tests.rank_group import RankGroup
 
@@ -89,11 +90,12 @@ def run_norm_on_rank(
     second: bool,
     device: str = "cpu",
     layout: torch.memory_format = torch.preserve_format,
+    shared: bool = True,
 ) -> dict[str, object]:
     norm = BatchNorm(4).to(device, dtype)  # "cuda" is the rank's own device
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(-1, 2, 4))
-    synchronize_norms(norm)
+    synchronize_norms(norm, exchange=open_exchange(None, norm.weight.device) if shared else None)
     steps = [shares(shapes, step, dtype, offset)[rank].to(device, memory_format=layout) for step in range(STEPS)]
     return run_norm(norm, steps, second)
 

@@ -1,13 +1,12 @@
 """BatchNorm over two GPUs against one rank with all rows, launched kernel by kernel."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 
-from detection3d.model import norm
 from detection3d.model.norm import BatchNorm, synchronize_norms
+from detection3d.multitask.exchange import open_exchange
 from tests.model.test_norm import SHAPES, assert_like_one_rank, run_norm_on_rank, shares
 from tests.rank_group import RankGroup
 
@@ -31,15 +30,8 @@ def test_two_ranks_equal_one_with_all_rows(
 ) -> None:
     layouts = [torch.preserve_format, torch.channels_last] if len(shapes[0]) == 4 else [torch.preserve_format]
     for layout in layouts:
-        found = two_ranks.run(run_on_gpu, sums == "by NCCL", shapes, torch.float64, 5.0, second, "cuda", layout)
+        found = two_ranks.run(run_norm_on_rank, shapes, torch.float64, 5.0, second, "cuda", layout, sums != "by NCCL")
         assert_like_one_rank(found, shapes, second, {"rtol": 1e-9, "atol": 1e-10})
-
-
-def run_on_gpu(rank: int, nccl: bool, *arguments: Any) -> dict[str, object]:
-    with pytest.MonkeyPatch.context() as patch:
-        if nccl:
-            patch.setattr(norm, "open_exchange", lambda *_: None)
-        return run_norm_on_rank(rank, *arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -59,6 +51,6 @@ def normalize_in(rank: int, shapes: list[tuple[int, ...]], dtype: torch.dtype) -
     results = []
     for input in (values, values.float()):
         layer = BatchNorm(4).cuda()
-        synchronize_norms(layer)
+        synchronize_norms(layer, exchange=open_exchange(None, input.device))
         results.append(layer(input).detach().cpu())
     return results[0], results[1]

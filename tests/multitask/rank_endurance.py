@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detection3d.model.norm import BatchNorm, synchronize_norms
 from detection3d.multitask import GradDrop, GradientPenalty, TaskFork
+from detection3d.multitask.exchange import open_exchange
 
 TASKS = ("classification", "box", "orientation")
 TIMEOUT = timedelta(seconds=60)
@@ -71,7 +72,8 @@ def train(steps: int, backend: str) -> dict[str, object]:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
     torch.manual_seed(0)
     net = Net().to(device)
-    synchronize_norms(net)
+    net.fork.exchange = open_exchange(None, device)
+    synchronize_norms(net, exchange=net.fork.exchange)
     if rank == size - 1:
         slow_down(net, seed=1)
     device_ids = [device] if backend == "nccl" else None

@@ -19,7 +19,7 @@ from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 from detection3d.training import loss_pass, step
 from detection3d.training.batches import training_batches
-from detection3d.training.distributed import count_objects, distribute
+from detection3d.training.distributed import ObjectCount, distribute
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
 from detection3d.training.team import Team
@@ -95,7 +95,7 @@ def train_on(rank: int | None, batches: Iterable[Batch], store: Path, overrides:
     norms, losses, telemetry = [], [], []
     for batch in batches:
         in_double = mock.patch.object(loss_pass, "compute_losses", losses_in_double)
-        with in_double, mock.patch.object(step, "count_objects", count_in_double):
+        with in_double, mock.patch.object(step, "ObjectCount", count_in_double):
             result = train_step(state, batch, config)
         norms.append(result.gradient_norm)
         losses.append(torch.stack(list(result.losses.as_dict().values())).detach())
@@ -115,9 +115,9 @@ def losses_in_double(outputs: HeadOutputs, targets: Targets, config: Config) -> 
         return compute_losses(outputs, targets, config)
 
 
-def count_in_double(targets: Targets, ranks: Ranks) -> Targets:
+def count_in_double(targets: Targets, ranks: Ranks) -> ObjectCount:
     """A third of a count is rounded in float32, as everything is there."""
-    return count_objects(replace(targets, global_count=targets.global_count.double()), ranks)
+    return ObjectCount(replace(targets, global_count=targets.global_count.double()), ranks)
 
 
 def _numbers(state: TrainState) -> dict[str, torch.Tensor]:
@@ -240,8 +240,8 @@ def test_objects_are_counted_over_ranks(two_ranks: RankGroup) -> None:
 
 def count_on_rank(rank: int, counts: tuple[int, int]) -> torch.Tensor:
     targets = some_targets(counts[rank])
-    assert count_objects(targets, Ranks()) is targets
-    return count_objects(targets, current_ranks()).global_count
+    assert ObjectCount(targets, Ranks()).global_count is targets.global_count
+    return ObjectCount(targets, current_ranks()).global_count
 
 
 def some_targets(objects: int) -> Targets:

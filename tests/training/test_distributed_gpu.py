@@ -10,7 +10,7 @@ import torch
 from torch import distributed as dist
 
 from detection3d.data.store import Store
-from detection3d.model import norm
+from detection3d.training import distributed
 from detection3d.training.batches import training_batches
 from detection3d.training.distributed import distribute
 from detection3d.training.state import build_state
@@ -42,7 +42,7 @@ def two_ranks() -> Iterator[RankGroup]:
 def trained_over_nccl(rank: int, store: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Train without the GPUs' shared memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norm, "open_exchange", lambda *_: None)
+        patch.setattr(distributed, "open_exchange", lambda *_: None)
         return trained(rank, store, overrides)
 
 
