@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection3d.multitask import Ranks
+from detection3d.multitask.exchange import Exchange, Site
 
 if TYPE_CHECKING:
     from detection3d.model.norm import BatchNorm
@@ -20,8 +21,7 @@ def fused_for(input: Tensor) -> ModuleType | None:
     """Return `norm_kernels` where they can take this tensor, else None: then torch's operations do the same."""
     if not input.is_cuda or input.dtype == torch.float64 or torch.compiler.is_compiling():
         return None
-    in_rows = input.ndim == 2 or input.is_contiguous(memory_format=torch.channels_last)
-    return _kernels() if in_rows else None
+    return _kernels()
 
 
 @cache
@@ -55,6 +55,18 @@ def kernels_on_all(ranks: Ranks, device: torch.device) -> bool:
     return not ranks.max(lacking).item()
 
 
+def sites_for(channels: int, exchange: Exchange | None) -> tuple[Site | None, Site | None]:
+    """Return where a layer's kernels meet those of the other ranks, forward and backward; None where they don't.
+
+    Every rank must call this for the same layers in the same order, and have the kernels.
+    """
+    kernels = _kernels() if exchange is not None else None
+    if exchange is None or kernels is None:
+        return None, None
+    forward, backward = (exchange.site(kernels.programs_for(channels)) for _ in range(2))
+    return (None, None) if backward is None else (forward, backward)
+
+
 class FusedNorm(torch.autograd.Function):
     """`relu(batch_norm(input) + residual)` with statistics over all ranks."""
 
@@ -75,9 +87,12 @@ class FusedNorm(torch.autograd.Function):
         assert variance is not None
         assert batches is not None
         rows = kernels.rows_of(input)
-        parts, count = _over_ranks(kernels, kernels.sums(rows, mean), len(rows), norm.ranks)
+        site, _ = norm.sites
+        parts, count = kernels.sums(rows, mean), None
+        if site is None:
+            parts, count = _over_ranks(kernels, parts, len(rows), norm.ranks)
         running = mean, variance, batches
-        numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps)
+        numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps, site)
         added = None if residual is None else kernels.rows_of(residual.to(input.dtype))
         result = kernels.normalize(rows, numbers, added, relu, input)
         ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers[2:], count)
@@ -97,8 +112,9 @@ class FusedNorm(torch.autograd.Function):
         arriving = kernels.rows_of(gradient.to(input.dtype))
         output = kernels.rows_of(result) if ctx.relu else None
         own = kernels.gradient_sums(arriving, rows, output, mean_inverse[0])
-        total, _ = _over_ranks(kernels, own, len(rows), ctx.norm.ranks)
-        numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight)
+        _, site = ctx.norm.sites
+        total = own if site is not None else _over_ranks(kernels, own, len(rows), ctx.norm.ranks)[0]
+        numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight, site)
         to_input, to_residual = kernels.input_gradient(
             arriving, rows, output, numbers[2:], input, residual is not None and ctx.needs_input_grad[3]
         )

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all
-from detection3d.model.norm_over_ranks import NormOverRanks, dense
+from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all, sites_for
 from detection3d.multitask import Ranks
-from detection3d.multitask.exchange import Exchange
+from detection3d.multitask.exchange import Exchange, Site
 from detection3d.multitask.ranks import current_ranks
 
 EPSILON = 1e-3  # SECOND's values: activations of sparse maps are small, and statistics move slowly
@@ -30,9 +29,10 @@ class BatchNorm(nn.BatchNorm2d):
 
     Attributes:
         ranks: over whose values statistics are taken in training; see `synchronize_norms`.
+        sites: where their kernels meet, forward and backward; None where they don't.
         fused: do all of it in a few kernels of our own, on CUDA, where Triton works, on all ranks. They take the GPU
-            half the time of torch's and the host four times as long, so they are for passes that are replayed as CUDA
-            graphs.
+            half the time of torch's and the host longer, so on one rank they are for passes that are replayed as CUDA
+            graphs. Over several ranks torch's would take the host longer still.
         fused_over_ranks: whether all ranks have them; see `synchronize_norms`.
     """
 
@@ -40,13 +40,16 @@ class BatchNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
         self.activation = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.ranks = Ranks()
+        self.sites: tuple[Site | None, Site | None] = None, None
         self.fused = False
         self.fused_over_ranks = True
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalise, add `residual` of the same shape and apply the activation; the shape stays."""
-        if self.training and self.fused and self.fused_over_ranks and (kernels := fused_for(input)):
+        fused = self.training and self.fused_over_ranks and (self.fused or self.ranks.size > 1)
+        if fused and (kernels := fused_for(input)):
             relu = isinstance(self.activation, nn.ReLU)
+            input = input if input.ndim == 2 else input.contiguous(memory_format=torch.channels_last)
             result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
             assert isinstance(result, Tensor)
             return result
@@ -55,7 +58,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _normalize(self, input: Tensor) -> Tensor:
         if self.training and self.ranks.size > 1:
-            return self._normalize_on_cuda(input) if input.is_cuda else self._normalize_over_ranks(input)
+            return self._normalize_over_ranks(input)
         training = self.training and input.numel() > input.shape[1]
         if self.training and training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -82,11 +85,6 @@ class BatchNorm(nn.BatchNorm2d):
         training = input.numel() > input.shape[1]
         running = (None, None) if training else (self.running_mean, self.running_var)
         return F.batch_norm(input, *running, weight, bias, training, MOMENTUM, self.eps)
-
-    def _normalize_on_cuda(self, input: Tensor) -> Tensor:
-        result = NormOverRanks.apply(dense(input), self.weight, self.bias, self)
-        assert isinstance(result, Tensor)
-        return result
 
     def _normalize_over_ranks(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None
@@ -127,6 +125,7 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None, exch
     for name, child in module.named_modules():
         if isinstance(child, BatchNorm):
             child.ranks, child.fused_over_ranks = ranks, fused
+            child.sites = sites_for(child.num_features, exchange if fused else None)
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and ranks.size > 1:
             raise ValueError(f"{name} is a {type(child).__name__}, which knows one rank only; use model.norm.BatchNorm")
 

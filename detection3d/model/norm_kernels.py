@@ -15,20 +15,27 @@ import torch
 import triton
 from torch import Tensor
 
-from detection3d.model.norm_programs import (
-    add_kernel,
-    finish_gradient_kernel,
-    finish_kernel,
-    gradient_sums_kernel,
-    input_gradient_kernel,
-    normalize_kernel,
-    sums_kernel,
-)
+from detection3d.model import norm_programs
+from detection3d.multitask.exchange import Site
+from detection3d.multitask.launching import Launcher
 
 _TILE = 4096  # values that a program holds at once
 _PROGRAMS = 1056  # eight for each multiprocessor of an H100 or H200
 _CHANNELS_AT_ONCE = 16
 _PARTS_AT_ONCE = 64
+
+_sums = Launcher(norm_programs.sums_kernel)
+_add = Launcher(norm_programs.add_kernel)
+_finish = Launcher(norm_programs.finish_kernel)
+_normalize = Launcher(norm_programs.normalize_kernel)
+_gradient_sums = Launcher(norm_programs.gradient_sums_kernel)
+_finish_gradient = Launcher(norm_programs.finish_gradient_kernel)
+_input_gradient = Launcher(norm_programs.input_gradient_kernel)
+
+
+def programs_for(channels: int) -> int:
+    """Return how many programs finish the sums of so many channels: what a `Site` for them is made for."""
+    return triton.cdiv(channels, _CHANNELS_AT_ONCE)
 
 
 def sums(values: Tensor, reference: Tensor) -> Tensor:
@@ -39,9 +46,9 @@ def sums(values: Tensor, reference: Tensor) -> Tensor:
         reference: float32 [C].
     """
     rows, channels = values.shape
-    parts, grid, shape = _share(values)
-    with torch.cuda.device_of(values):
-        sums_kernel[grid](values, reference, parts, rows, values.stride(0), channels, **shape)
+    programs, shape = _share(rows, channels)
+    parts = _room_for(programs, values)
+    _sums(max(programs, 1), values, reference, parts, rows, values.stride(0), channels, *shape)
     return parts
 
 
@@ -49,10 +56,7 @@ def added(parts: Tensor, rows: int) -> Tensor:
     """Return the sum of sums of parts [P, 2 C] and the number of rows, float64 [2 C + 1], to be added up over ranks."""
     programs, numbers = parts.shape
     result = torch.empty(numbers + 1, dtype=torch.float64, device=parts.device)
-    with torch.cuda.device_of(parts):
-        add_kernel[(triton.cdiv(numbers, _CHANNELS_AT_ONCE),)](
-            parts, result, programs, numbers, rows, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE
-        )
+    _add(programs_for(numbers), parts, result, programs, numbers, rows, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE)
     return result
 
 
@@ -66,6 +70,7 @@ def finish(
     running: tuple[Tensor, Tensor, Tensor],
     momentum: float,
     epsilon: float,
+    site: Site | None = None,
 ) -> Tensor:
     """Return scale, shift, mean and 1 / deviation, float32 [4, C], and move the running statistics.
 
@@ -81,15 +86,14 @@ def finish(
         running: mean and variance, float32 [C], and the int64 number of batches, changed in place.
         momentum: share of the new statistics.
         epsilon: added to the variance.
+        site: where the ranks meet to add up their parts here; `parts` and `rows` are this rank's then.
     """
     channels = len(weight)
     result = torch.empty((4, channels), dtype=torch.float32, device=weight.device)
-    grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
-    with torch.cuda.device_of(weight):
-        finish_kernel[grid](
-            parts, len(parts), rows, count, reference, weight, bias, *running, result, channels, momentum, epsilon,
-            count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
-        )  # fmt: skip
+    _finish(
+        programs_for(channels), parts, len(parts), rows, count, reference, weight, bias, *running, result, channels,
+        momentum, epsilon, *_over_ranks(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
+    )  # fmt: skip
     return result
 
 
@@ -105,13 +109,12 @@ def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu
     """
     result = torch.empty_like(like)
     rows, channels = values.shape
-    _, grid, shape = _share(values)
+    programs, shape = _share(rows, channels)
     step = 0 if residual is None else residual.stride(0)
-    with torch.cuda.device_of(values):
-        normalize_kernel[grid](
-            values, scale_shift, residual, rows_of(result), rows, values.stride(0), step, channels,
-            residual is not None, relu, **shape,
-        )  # fmt: skip
+    _normalize(
+        max(programs, 1), values, scale_shift, residual, rows_of(result), rows, values.stride(0), step, channels,
+        residual is not None, relu, *shape,
+    )  # fmt: skip
     return result
 
 
@@ -125,17 +128,23 @@ def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, mean:
         mean: float32 [C].
     """
     rows, channels = values.shape
-    parts, grid, shape = _share(values)
-    with torch.cuda.device_of(values):
-        gradient_sums_kernel[grid](
-            gradient, values, output, mean, parts, rows, gradient.stride(0), values.stride(0), channels,
-            output is not None, **shape,
-        )  # fmt: skip
+    programs, shape = _share(rows, channels)
+    parts = _room_for(programs, values)
+    _gradient_sums(
+        max(programs, 1), gradient, values, output, mean, parts, rows, gradient.stride(0), values.stride(0), channels,
+        output is not None, *shape,
+    )  # fmt: skip
     return parts
 
 
 def finish_gradient(
-    own: Tensor, total: Tensor, rows: int, count: Tensor | None, mean_inverse: Tensor, weight: Tensor
+    own: Tensor,
+    total: Tensor,
+    rows: int,
+    count: Tensor | None,
+    mean_inverse: Tensor,
+    weight: Tensor,
+    site: Site | None = None,
 ) -> Tensor:
     """Return the gradients of weight and bias, and a, b and c of `input_gradient`: float32 [5, C].
 
@@ -146,15 +155,14 @@ def finish_gradient(
         count: as in `finish`.
         mean_inverse: float32 [2, C], mean and 1 / deviation.
         weight: float32 [C].
+        site: as in `finish`; `total` is without use then.
     """
     channels = len(weight)
     result = torch.empty((5, channels), dtype=torch.float32, device=weight.device)
-    grid = (triton.cdiv(channels, _CHANNELS_AT_ONCE),)
-    with torch.cuda.device_of(weight):
-        finish_gradient_kernel[grid](
-            own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
-            count is not None, _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
-        )  # fmt: skip
+    _finish_gradient(
+        programs_for(channels), own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
+        *_over_ranks(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
+    )  # fmt: skip
     return result
 
 
@@ -174,12 +182,12 @@ def input_gradient(
     to_input = torch.empty_like(like)
     to_residual = torch.empty_like(like) if residual else None
     rows, channels = values.shape
-    _, grid, shape = _share(values)
-    with torch.cuda.device_of(values):
-        input_gradient_kernel[grid](
-            gradient, values, output, factors, rows_of(to_input), None if to_residual is None else rows_of(to_residual),
-            rows, gradient.stride(0), values.stride(0), channels, output is not None, residual, **shape,
-        )  # fmt: skip
+    programs, shape = _share(rows, channels)
+    _input_gradient(
+        max(programs, 1), gradient, values, output, factors, rows_of(to_input),
+        None if to_residual is None else rows_of(to_residual), rows, gradient.stride(0), values.stride(0), channels,
+        output is not None, residual, *shape,
+    )  # fmt: skip
     return to_input, to_residual
 
 
@@ -189,12 +197,21 @@ def rows_of(values: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _share(values: Tensor) -> tuple[Tensor, tuple[int], dict[str, int]]:
-    """Return room for the programs' sums [programs, 2 C], the grid, and the rest of a launch."""
-    rows, channels = values.shape
+def _over_ranks(count: Tensor | None, site: Site | None) -> tuple[Tensor | None, bool, int, int]:
+    """Return the arguments that say how sums of several ranks come together."""
+    if site is None:
+        return None, count is not None, 0, 1
+    return site.addresses, False, site.rank, site.size
+
+
+def _share(rows: int, channels: int) -> tuple[int, tuple[int, int, int]]:
+    """Return how many programs have rows, and the rest of their launch: tiles of each, rows and columns of a tile."""
     padded = triton.next_power_of_2(channels)
     block = max(_TILE // padded, 1)
-    tiles = triton.cdiv(triton.cdiv(rows, block), _PROGRAMS)  # of a program
-    programs = triton.cdiv(rows, block * tiles) if rows else 0
-    parts = torch.empty((programs, 2 * channels), dtype=torch.float32, device=values.device)
-    return parts, (max(programs, 1),), {"tiles": tiles, "BLOCK": block, "CHANNELS": padded}
+    tiles = triton.cdiv(triton.cdiv(rows, block), _PROGRAMS)
+    return (triton.cdiv(rows, block * tiles) if rows else 0), (tiles, block, padded)
+
+
+def _room_for(programs: int, values: Tensor) -> Tensor:
+    """Return room for the programs' sums, [programs, 2 C]."""
+    return torch.empty((programs, 2 * values.shape[1]), dtype=torch.float32, device=values.device)

@@ -5,6 +5,8 @@
 import triton
 import triton.language as tl
 
+from detection3d.multitask.exchange_programs import over_ranks
+
 
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def sums_kernel(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
@@ -51,8 +53,9 @@ def add_kernel(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PA
 @triton.jit(do_not_specialize=["rows", "programs"])
 def finish_kernel(
     parts, programs, rows, count_at, reference, weight, bias, running_mean, running_variance, batches, result,
-    channels, momentum, epsilon,
-    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
+    channels, momentum, epsilon, addresses,
+    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """Turn sums into scale, shift, mean and 1 / deviation, and move the running statistics."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -60,14 +63,17 @@ def finish_kernel(
     count = tl.cast(rows, tl.float64)
     if COUNTED:
         count = tl.load(count_at)
+    offset = _sum_of_parts(parts, programs, 2 * channels, column, known, COLUMNS, PARTS)
+    square = _sum_of_parts(parts + channels, programs, 2 * channels, column, known, COLUMNS, PARTS)
+    if RANKS > 1:
+        offset, square, count = over_ranks(offset, square, count, addresses, RANK, RANKS, COLUMNS)
     enough = count > 1
     old_mean = tl.load(running_mean + column, mask=known, other=0.0)
     old_variance = tl.load(running_variance + column, mask=known, other=1.0)
     divisor = tl.maximum(count, 1.0)
-    offset = _sum_of_parts(parts, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
+    offset = offset / divisor
     mean = offset + tl.load(reference + column, mask=known, other=0.0).to(tl.float64)
-    square = _sum_of_parts(parts + channels, programs, 2 * channels, column, known, COLUMNS, PARTS) / divisor
-    variance = tl.maximum(square - offset * offset, 0.0)
+    variance = tl.maximum(square / divisor - offset * offset, 0.0)
     unbiased = variance * (divisor / tl.maximum(count - 1, 1.0))
     moved_mean = old_mean + momentum * (mean - old_mean)
     moved_variance = old_variance + momentum * (unbiased - old_variance)
@@ -141,8 +147,9 @@ def gradient_sums_kernel(
 
 @triton.jit(do_not_specialize=["rows", "own_programs", "programs"])
 def finish_gradient_kernel(
-    own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels,
-    COUNTED: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
+    own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels, addresses,
+    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,  # noqa: N803
+    COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """Turn sums into the gradients of weight and bias, and the factors of the rows' gradients."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -157,6 +164,8 @@ def finish_gradient_kernel(
     if COUNTED:
         slope = _sum_of_parts(total, programs, 2 * channels, column, known, COLUMNS, PARTS)
         product = _sum_of_parts(total + channels, programs, 2 * channels, column, known, COLUMNS, PARTS)
+    if RANKS > 1:
+        slope, product, count = over_ranks(own_slope, own_product, count, addresses, RANK, RANKS, COLUMNS)
     share = tl.where(count > 1, 1.0 / tl.maximum(count, 1.0), 0.0)  # running statistics do not depend on the input
     mean = tl.load(mean_inverse + column, mask=known, other=0.0).to(tl.float64)
     inverse = tl.load(mean_inverse + channels + column, mask=known, other=0.0).to(tl.float64)

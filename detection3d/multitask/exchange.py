@@ -1,9 +1,11 @@
-"""Sums of a few numbers over the GPUs of one host, through memory that they all see: three small kernels or four.
+"""Sums of a few numbers over the GPUs of one host, through memory that they all see.
 
 A collective of NCCL for a kilobyte takes the host some 150 microseconds and hops between streams. Batch normalisation
 over ranks has eighty of them in a step, each of which every rank waits for. Here each rank writes its numbers where the
 others can read them (torch's symmetric memory), all meet, and each adds up all of them in the order of the ranks, so
 that the result is the same in every bit everywhere.
+
+A kernel of our own may do so on its way (`exchange_programs`): it gets a site, a place in that memory for itself alone.
 """
 
 import ctypes
@@ -12,7 +14,7 @@ import os
 import socket
 import warnings
 import zlib
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,36 @@ from torch import distributed as dist
 
 LARGEST = 16 * 1024  # bytes of a sum: 2 x 1,000 numbers in float64
 SLOTS = 8  # that calls use in turns
-RECORDED_SLOTS = 512  # for calls in CUDA graphs, each of which keeps its own
+SITE_ROOM = 16 * 2**20  # bytes for all sites
+LINE, MESSAGE = 128, 512  # bytes
 PATIENCE = 600_000  # milliseconds, as for collectives
 CHECK_PATIENCE = 60_000
 NO_PEERS = "NCCL_P2P_DISABLE"  # which users set to 1 where GPUs can't read each other's memory
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where a kernel meets the same kernel of the other ranks, at each of its launches.
+
+    Attributes:
+        addresses: int64 [size], of the site in each rank's memory, as this rank sees it.
+        rank: this one.
+        size: number of ranks.
+    """
+
+    addresses: Tensor
+    rank: int
+    size: int
+
+
 class Exchange:
     """Sums over ranks through memory that all of them see.
 
-    Every rank must call the same methods in the same order, on one stream; CUDA graphs may hold calls.
+    Every rank must call the same methods in the same order, on one stream. In a CUDA graph only sites can be.
 
     Args:
-        memory: of `RECORDED_SLOTS` + `SLOTS` slots of `LARGEST` bytes; `get_buffer` and `barrier` are what is used.
+        memory: of `SLOTS` slots of `LARGEST` bytes, then `SITE_ROOM` bytes that are 0; `get_buffer` and `barrier` are
+            what is used.
         rank: this one.
         size: number of ranks.
         patience: milliseconds that a rank waits for the others; then CUDA fails, as in a collective.
@@ -43,45 +62,34 @@ class Exchange:
     def __init__(self, memory: Any, rank: int, size: int, patience: int = PATIENCE) -> None:
         self._memory, self._rank, self._size, self._patience = memory, rank, size, patience
         self._turns = itertools.cycle(range(SLOTS))
-        self._recorded = iter(range(SLOTS, SLOTS + RECORDED_SLOTS))
         self._views: dict[tuple[int, torch.Size, torch.dtype], list[Tensor]] = {}
+        self._room_used = 0
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Exchange":
         return self  # as a process group, it belongs to the process
 
     def takes(self, values: Tensor) -> bool:
         """Tell whether a tensor can be summed here; the answer is the same on every rank for the same shapes."""
-        return values.is_cuda and values.numel() * values.element_size() <= LARGEST
+        small = values.numel() * values.element_size() <= LARGEST
+        return values.is_cuda and small and not torch.cuda.is_current_stream_capturing()
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the ranks, the same on each of them in every bit; `values` stay as they are."""
-        return self._exchanged(values, torch.add if self._size == 2 else _added)
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Return the values [N] of all ranks, [size, N]."""
-        return self._exchanged(values, _stacked)
-
-    def _exchanged(self, values: Tensor, combine: Callable[..., Tensor]) -> Tensor:
-        recorded = values.is_cuda and torch.cuda.is_current_stream_capturing()
-        slot = self._next_recorded() if recorded else next(self._turns)
-        return self._meet(slot, values, combine, apart=recorded)
-
-    def _meet(self, slot: int, values: Tensor, combine: Callable[..., Tensor], *, apart: bool) -> Tensor:
-        views = self._views_of(slot, values)
+        views = self._views_of(next(self._turns), values)
         views[self._rank].copy_(values)
+        # One meeting is enough: a slot is written again when all ranks have met several times since.
         self._memory.barrier(timeout_ms=self._patience)
-        result = combine(*views)
-        if apart:
-            # A graph writes into its slot whenever it is replayed, so the others must have read what was there. Other
-            # calls come back to a slot when all ranks have met several times since.
-            self._memory.barrier(timeout_ms=self._patience)
-        return result
+        return torch.add(*views) if self._size == 2 else torch.stack(views).sum(0, dtype=values.dtype)
 
-    def _next_recorded(self) -> int:
-        slot = next(self._recorded, None)
-        if slot is None:
-            raise RuntimeError(f"CUDA graphs hold more than {RECORDED_SLOTS} sums over ranks")
-        return slot
+    def site(self, programs: int) -> Site | None:
+        """Return a new site for a kernel of so many programs; None, on every rank, where there is no more room."""
+        start = SLOTS * LARGEST + self._room_used
+        if self._room_used + programs * program_bytes(self._size) > SITE_ROOM:
+            return None
+        self._room_used += programs * program_bytes(self._size)
+        buffers = [self._memory.get_buffer(rank, [1], torch.uint8, start) for rank in range(self._size)]
+        addresses = torch.tensor([buffer.data_ptr() for buffer in buffers], device=buffers[0].device)
+        return Site(addresses, self._rank, self._size)
 
     def _views_of(self, slot: int, values: Tensor) -> list[Tensor]:
         key = slot, values.shape, values.dtype
@@ -92,12 +100,13 @@ class Exchange:
         return self._views[key]
 
 
-def _added(*views: Tensor) -> Tensor:
-    return torch.stack(views).sum(0, dtype=views[0].dtype)
+def program_bytes(ranks: int) -> int:
+    """Return the size of a program's part of a site, as `exchange_programs` lays it out.
 
-
-def _stacked(*views: Tensor) -> Tensor:
-    return torch.stack(views)
+    A line with the number of its turns; lines with the turn that each rank has written; and twice, for turns that are
+    odd and even, a message from each rank.
+    """
+    return LINE + -(-4 * ranks // LINE) * LINE + 2 * ranks * MESSAGE
 
 
 def open_exchange(group: dist.ProcessGroup | None, device: torch.device) -> Exchange | None:
@@ -146,12 +155,8 @@ def open_exchange(group: dist.ProcessGroup | None, device: torch.device) -> Exch
 def _sums_are_right(exchange: Exchange, device: torch.device, rank: int, size: int) -> bool:
     numbers = torch.arange(5, dtype=torch.float64, device=device)
     turns = torch.arange(1, 2 * SLOTS, dtype=torch.float64, device=device)[:, None]
-    found = [exchange.sum((numbers + rank) * turn) for turn in range(1, 2 * SLOTS - 1)]
-    last = SLOTS + RECORDED_SLOTS - 1
-    found.append(exchange._meet(last, (numbers + rank) * (2 * SLOTS - 1), _added, apart=True))
-    every = numbers + torch.arange(size, dtype=torch.float64, device=device)[:, None]
-    right = torch.equal(torch.stack(found), turns * (size * numbers + size * (size - 1) / 2))
-    return torch.equal(exchange.gather(numbers + rank), every) and right
+    found = [exchange.sum((numbers + rank) * turn) for turn in range(1, 2 * SLOTS)]
+    return torch.equal(torch.stack(found), turns * (size * numbers + size * (size - 1) / 2))
 
 
 def _told(reason: str, rank: int) -> None:
@@ -171,7 +176,7 @@ def _room(device: torch.device) -> Tensor:
     from torch.distributed import _symmetric_memory as symmetric
 
     with torch.cuda.device(device):
-        room = symmetric.empty((SLOTS + RECORDED_SLOTS) * LARGEST, dtype=torch.uint8, device=device)
+        room = symmetric.empty(SLOTS * LARGEST + SITE_ROOM, dtype=torch.uint8, device=device).zero_()
     backend = symmetric.get_backend(device) if hasattr(symmetric, "get_backend") else "CUDA"
     if backend != "CUDA":
         raise RuntimeError(f"torch's symmetric memory is {backend}'s, whose barriers may not wait")

@@ -24,7 +24,7 @@ class Ranks:
     Attributes:
         size: number of ranks; 1 makes every method the identity.
         group: their process group; None is the default one.
-        exchange: sums and gathers what is small enough, where there is one.
+        exchange: sums what is small enough, where there is one.
     """
 
     size: int = 1
@@ -67,18 +67,6 @@ class Ranks:
     def max(self, values: Tensor) -> Tensor:
         """Return the largest over the ranks; `values` stay as they are."""
         return self._reduce(values, dist.ReduceOp.MAX) if self.size > 1 else values
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Return the values [N] of all ranks as [size, N], the same on every rank."""
-        if self.size == 1:
-            return values[None]
-        if self.exchange is not None and self.exchange.takes(values):
-            return self.exchange.gather(values.detach())
-        # As a sum, which every backend has for every device: adding zeros changes no bit.
-        result = values.new_zeros(self.size, len(values))
-        result[dist.get_rank(self.group)] = values.detach()
-        dist.all_reduce(result, dist.ReduceOp.SUM, self.group)
-        return result
 
     def _reduce(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = values.detach().clone(memory_format=torch.contiguous_format)

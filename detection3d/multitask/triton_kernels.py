@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from detection3d.multitask.launching import Launcher
+
 _BLOCK = 1024
 _FLAT, _BY_SAMPLE, _BY_INDEX = 0, 1, 2
 
@@ -35,9 +37,7 @@ def draw(
     if index is not None:
         mode, places = _BY_INDEX, index.contiguous()
     a_sample = count if sample_index is None else count // shape[0]
-    grid = (triton.cdiv(count, _BLOCK),)
-    with torch.cuda.device_of(result):
-        _draw[grid](result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
+    _launch_draw(triton.cdiv(count, _BLOCK), result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
     return result
 
 
@@ -54,9 +54,8 @@ def sign_coefficients(position_gradients: Tensor, uniform: Tensor, leak: float, 
     result = torch.empty_like(gradients)
     positions = uniform.numel()
     if positions:
-        grid = (triton.cdiv(positions, _BLOCK),)
-        with torch.cuda.device_of(result):
-            _sign[grid](result, gradients, uniform.contiguous(), positions, leak, len(gradients), purity, _BLOCK)
+        programs = triton.cdiv(positions, _BLOCK)
+        _launch_sign(programs, result, gradients, uniform.contiguous(), positions, leak, len(gradients), purity, _BLOCK)
     return result
 
 
@@ -148,6 +147,9 @@ def _sign(result, gradients, uniform, positions, leak, TASKS: tl.constexpr, PURI
         gradient = tl.load(gradients + task * stride + place, mask=inside, other=0.0)
         kept = tl.where(keep_positive, gradient >= 0.0, gradient <= 0.0)
         tl.store(result + task * stride + place, tl.where(kept, 1.0, leak), mask=inside)
+
+
+_launch_draw, _launch_sign = Launcher(_draw), Launcher(_sign)
 
 
 @triton.jit

@@ -18,16 +18,16 @@ def test_the_kernels_do_what_torch_does() -> None:
     from tests.model import norm_checks  # imports Triton
 
     assert fused_for(torch.zeros(3, 4, device="cuda")) is not None
-    assert fused_for(torch.zeros(3, 4, 2, 2, device="cuda")) is None  # channels are not next to each other
     for check in norm_checks.CHECKS:
         check("cuda")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which has wheels for Linux on x86-64")
-def test_the_kernels_do_what_torch_does_in_the_interpreter() -> None:
+@pytest.mark.parametrize("checks", ["norm_checks", "site_checks"])
+def test_the_kernels_do_what_torch_does_in_the_interpreter(checks: str) -> None:
     # In a process of its own: Triton reads the variable when the kernels are imported.
-    command = [sys.executable, "-W", "ignore", "-m", "tests.model.norm_checks"]
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.model.{checks}"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
-"""BatchNorm over two GPUs against one rank with all rows, launched kernel by kernel."""
+"""BatchNorm over two GPUs against one rank with all rows: in fused kernels, in torch's operations, and in graphs."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -22,16 +23,70 @@ def two_ranks() -> Iterator[RankGroup]:
         yield group
 
 
+# In float64 torch's operations do it, else kernels of our own, which meet on their way where GPUs share memory.
+@pytest.mark.parametrize(
+    ("dtype", "close"),
+    [(torch.float64, {"rtol": 1e-9, "atol": 1e-10}), (torch.float32, {"rtol": 2e-4, "atol": 2e-4})],
+    ids=["float64", "float32"],
+)
 @pytest.mark.parametrize("sums", ["by what there is", "by NCCL"])
 @pytest.mark.parametrize("second", [False, True], ids=["gradient", "second derivative"])
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_two_ranks_equal_one_with_all_rows(
-    two_ranks: RankGroup, shapes: list[tuple[int, ...]], second: bool, sums: str
+    two_ranks: RankGroup,
+    shapes: list[tuple[int, ...]],
+    second: bool,
+    sums: str,
+    dtype: torch.dtype,
+    close: dict[str, float],
 ) -> None:
     layouts = [torch.preserve_format, torch.channels_last] if len(shapes[0]) == 4 else [torch.preserve_format]
     for layout in layouts:
-        found = two_ranks.run(run_norm_on_rank, shapes, torch.float64, 5.0, second, "cuda", layout, sums != "by NCCL")
-        assert_like_one_rank(found, shapes, second, {"rtol": 1e-9, "atol": 1e-10})
+        found = two_ranks.run(run_norm_on_rank, shapes, dtype, 5.0, second, "cuda", layout, sums != "by NCCL")
+        assert_like_one_rank(found, shapes, second, close)
+
+
+REPLAYS = 300
+
+
+def test_graphs_are_replayed_however_slow_the_other_rank_is(two_ranks: RankGroup) -> None:
+    """Nothing comes between the replays of one layer, so a rank that is ahead is at the same place again."""
+    found = two_ranks.run(replay)
+    for turn in range(REPLAYS):
+        values = torch.cat([drawn(rank, turn) for rank in range(2)]).double()
+        expected = (values - values.mean(0)) / (values.var(0, correction=0) + 1e-3).sqrt()
+        outputs = torch.cat([outputs[turn] for outputs, _ in found])
+        torch.testing.assert_close(outputs.double(), expected, rtol=1e-4, atol=1e-4)
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name])
+
+
+def drawn(rank: int, turn: int) -> torch.Tensor:
+    return torch.randn(40, 20, generator=torch.Generator().manual_seed(2 * turn + rank)) + turn % 5
+
+
+def replay(rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    device = torch.device("cuda", rank)
+    layer = BatchNorm(20).to(device)
+    synchronize_norms(layer, exchange=open_exchange(None, device))
+    if torch.cuda.can_device_access_peer(0, 1):
+        assert None not in layer.sites
+    given = drawn(rank, 0).to(device)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.no_grad(), torch.cuda.stream(stream):
+        layer(given)  # compiles, and meets once
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        result = layer(given)
+    outputs = []
+    for turn in range(REPLAYS):
+        given.copy_(drawn(rank, turn))
+        if turn % 50 == 20 * rank:
+            time.sleep(0.002)
+        graph.replay()
+        outputs.append(result.clone())
+    return torch.stack(outputs).cpu(), {name: value.cpu() for name, value in layer.state_dict().items()}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from detection3d.multitask.exchange import LARGEST, RECORDED_SLOTS, SLOTS, Exchange, open_exchange
-from detection3d.multitask.ranks import Ranks, current_ranks
+from detection3d.multitask.exchange import LARGEST, SITE_ROOM, SLOTS, Exchange, open_exchange, program_bytes
+from detection3d.multitask.ranks import Ranks
 from tests.rank_group import RankGroup
 
 ROUNDS = 60
@@ -22,7 +22,7 @@ class Memory:
     """What torch's symmetric memory does, for threads."""
 
     def __init__(self, size: int) -> None:
-        self.rooms = [torch.zeros((SLOTS + RECORDED_SLOTS) * LARGEST, dtype=torch.uint8) for _ in range(size)]
+        self.rooms = [torch.zeros(SLOTS * LARGEST + SITE_ROOM, dtype=torch.uint8) for _ in range(size)]
         self.meeting = threading.Barrier(size)
 
     def get_buffer(self, rank: int, shape: list[int], dtype: torch.dtype, start: int) -> torch.Tensor:
@@ -71,38 +71,21 @@ def test_every_rank_gets_the_same_sums_however_slow_the_others_are(size: int) ->
         torch.testing.assert_close(found[0], expected)
 
 
-def test_gathered_are_the_values_of_all_ranks_in_order() -> None:
-    found = in_threads(3, lambda exchange, rank: exchange.gather(torch.tensor([rank, 10.0 * rank])))
-    for one in found:
-        assert one.tolist() == [[0, 0], [1, 10], [2, 20]]
-
-
-@pytest.mark.parametrize("apart", [True, False])
-def test_one_slot_again_and_again_takes_a_second_meeting(apart: bool) -> None:
-    """As a CUDA graph that holds one sum is replayed; without the second meeting a rank reads what comes next."""
-
-    def run(exchange: Exchange, rank: int) -> list[float]:
-        pause = random.Random(rank)
-
-        def combine(*views: torch.Tensor) -> torch.Tensor:
-            time.sleep(0.002 * pause.random())
-            return torch.stack(views).sum(0)
-
-        own = (torch.tensor([float(turn * (1 + rank))]) for turn in range(ROUNDS))
-        return [float(exchange._meet(SLOTS, value, combine, apart=apart)) for value in own]
-
-    first, second = in_threads(2, run)
-    expected = [3.0 * turn for turn in range(ROUNDS)]
-    assert (first == second == expected) == apart
-
-
-def test_calls_in_graphs_keep_slots_of_their_own() -> None:
-    exchange = Exchange(Memory(1), 0, 1)
-    kept = [exchange._next_recorded() for _ in range(RECORDED_SLOTS)]
-    assert len(set(kept)) == RECORDED_SLOTS
-    assert min(kept) >= SLOTS
-    with pytest.raises(RuntimeError, match=f"more than {RECORDED_SLOTS} sums"):
-        exchange._next_recorded()
+def test_sites_lie_side_by_side_until_the_room_is_full() -> None:
+    memory = Memory(3)
+    ranks = [Exchange(memory, rank, 3) for rank in range(3)]
+    ends = [room.data_ptr() + SLOTS * LARGEST for room in memory.rooms]
+    for programs in (1, 16, 4):
+        sites = [exchange.site(programs) for exchange in ranks]
+        for rank, site in enumerate(sites):
+            assert site is not None
+            assert (site.rank, site.size) == (rank, 3)
+            assert site.addresses.tolist() == ends
+        ends = [end + programs * program_bytes(3) for end in ends]
+    left = SITE_ROOM - 21 * program_bytes(3)
+    assert ranks[0].site(left // program_bytes(3) + 1) is None
+    assert ranks[0].site(left // program_bytes(3)) is not None
+    assert ranks[0].site(1) is None
 
 
 def test_copies_of_a_module_share_it() -> None:
@@ -110,11 +93,17 @@ def test_copies_of_a_module_share_it() -> None:
     assert copy.deepcopy(ranks).exchange is ranks.exchange
 
 
-def test_it_takes_what_is_small_and_on_a_gpu() -> None:
+def test_it_takes_what_is_small_and_on_a_gpu_outside_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = Exchange(Memory(1), 0, 1)
     assert not exchange.takes(torch.zeros(4))
-    assert exchange.takes(torch.zeros(LARGEST // 8, dtype=torch.float64, device="meta").as_subclass(OnAGpu))
-    assert not exchange.takes(torch.zeros(LARGEST // 8 + 1, dtype=torch.float64, device="meta").as_subclass(OnAGpu))
+    small, large = (
+        torch.zeros(numbers, dtype=torch.float64, device="meta").as_subclass(OnAGpu)
+        for numbers in (LARGEST // 8, LARGEST // 8 + 1)
+    )
+    for recording in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)  # noqa: B023
+        assert exchange.takes(small) != recording
+        assert not exchange.takes(large)
 
 
 class OnAGpu(torch.Tensor):
@@ -123,16 +112,10 @@ class OnAGpu(torch.Tensor):
     is_cuda = True  # pyright: ignore[reportAssignmentType]
 
 
-def test_on_the_cpu_there_is_none_and_ranks_gather_all_the_same() -> None:
+def test_on_the_cpu_there_is_none() -> None:
     with RankGroup(3) as group:
         assert group.run(opened) == [None] * 3
-        for found in group.run(gathered):
-            assert found == [[0, 10], [1, 11], [2, 12]]
 
 
 def opened(rank: int) -> object:
     return open_exchange(None, torch.device("cpu"))
-
-
-def gathered(rank: int) -> list[list[float]]:
-    return current_ranks().gather(torch.tensor([rank, 10.0 + rank])).tolist()

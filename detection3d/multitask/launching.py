@@ -1,0 +1,51 @@
+"""Launches of Triton kernels without what Triton repeats for each of them, which is most of a launch."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Launcher:
+    """A kernel whose compiled forms are kept by what Triton distinguishes in its arguments.
+
+    Args:
+        kernel: as `triton.jit` makes it.
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        annotations = [parameter.annotation for parameter in inspect.signature(kernel.fn).parameters.values()]
+        self._kinds = [_exactly if getattr(one, "__name__", "") == "constexpr" else _kind for one in annotations]
+        self._compiled: dict[tuple[object, ...], Any] = {}
+
+    def __call__(self, programs: int, *arguments: Any) -> None:
+        """Launch so many programs on the device of the first argument, a tensor; all arguments are given, in order."""
+        device = arguments[0].device
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self._launch(device, programs, arguments)
+        else:
+            self._launch(device, programs, arguments)
+
+    def _launch(self, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> None:
+        key = (device, *[kind(value) for kind, value in zip(self._kinds, arguments, strict=True)])
+        compiled = self._compiled.get(key)
+        if compiled is None:  # and always in Triton's interpreter, which compiles nothing
+            self._compiled[key] = self._kernel[(programs,)](*arguments)
+        else:
+            compiled[programs, 1, 1](*arguments)
+
+
+def _exactly(value: object) -> object:
+    return value
+
+
+def _kind(value: Any) -> object:
+    """Return the type, whether an address or number is divisible by 16, and whether a number is 1, or long."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.data_ptr() % 16 == 0
+    if isinstance(value, int):
+        return value == 1, value % 16 == 0, value >= 2**31
+    return type(value)
