@@ -145,7 +145,6 @@ class _Runner:
         return values
 
     def _note(self, trial: Trial, scores: RunScores | None, failure: str | None, console: Console) -> None:
-        left = (time.perf_counter() - self._started) / self._done_now * (self._total - self._done)
         if scores is not None:
             text = f"mean AP {100 * scores.final.mean('ap'):.2f} % ({scores.seconds:.0f} s)"
         else:
@@ -154,12 +153,27 @@ class _Runner:
             failed = FailedRun(trial.learning_rate, trial.seed, reason, str(log.relative_to(self._plan.output)))
             self.failed[trial.method].append(failed)
             text = f"FAILED: {reason}; see {log}"
-        line = f"[{self._done}/{self._total}] {trial.title}: {text}; about {_duration(left)} left"
+        elapsed, left = time.perf_counter() - self._started, self._total - self._done
+        seconds = time_left(elapsed, self._done_now, left, self._means.processes)
+        line = f"[{self._done}/{self._total}] {trial.title}: {text}; about {_duration(seconds)} left"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _progress(self) -> Progress:
         columns = (TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+
+
+def time_left(elapsed: float, done: int, left: int, at_a_time: int) -> float:
+    """Estimate the seconds until all runs have ended, of which so many go on beside each other and take equally long.
+
+    Args:
+        elapsed: seconds since the start.
+        done: runs that ended since then, at least 1.
+        left: runs that have not.
+        at_a_time: how many go on beside each other.
+    """
+    rounds_done, rounds = -(-done // at_a_time), -(-(done + left) // at_a_time)
+    return elapsed * (rounds / rounds_done - 1)
 
 
 def _check(plan: ComparisonPlan, means: Means) -> int:

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--data", type=Path, required=True, help="a prepared store")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--device", help="cpu, or cuda (default: cuda where there is one)")
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the runs")
     options = parser.parse_intermixed_args()
@@ -108,11 +108,11 @@ def _wait_for_step(process: subprocess.Popen[bytes], run: Path, log: Path) -> No
 
 
 def _process_of(launcher: int, rank: int) -> int:
-    children = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout.split()
-    for child in children:
+    children = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=False).stdout
+    for child in children.split():
         if f"LOCAL_RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
             return int(child)
-    sys.exit(f"torchrun has no process for rank {rank}")
+    sys.exit(f"torchrun has no process for rank {rank}: has it trained all steps? give more --steps")
 
 
 if __name__ == "__main__":

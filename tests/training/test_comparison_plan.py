@@ -6,6 +6,7 @@ import pytest
 
 from detection3d.config_file import dump_config, load_config, parse_config
 from detection3d.errors import UserError
+from detection3d.training.comparison import time_left
 from detection3d.training.comparison_plan import ComparisonPlan, make_plan, parse_method
 from detection3d.training.comparison_run import read_result
 from tests.small_run import small_config
@@ -220,3 +221,18 @@ def test_planning_changes_nothing_of_the_config():
     before = dump_config(config)
     make_plan(config, ("sum", "gradnorm+graddrop"), (), 2, 1, OUTPUT).final({"sum": 0.001})
     assert dump_config(config) == before
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "done", "left", "at_a_time", "expected"),
+    [
+        (600.0, 50, 50, 1, 600.0),
+        (500.0, 1, 5, 6, 0.0),  # the others are about to end, too
+        (500.0, 6, 6, 6, 500.0),
+        (505.0, 3, 9, 6, 505.0),
+        (1000.0, 7, 5, 6, 0.0),
+        (500.0, 2, 4, 2, 1000.0),
+    ],
+)
+def test_time_left_counts_what_goes_on_at_once(elapsed, done, left, at_a_time, expected):
+    assert time_left(elapsed, done, left, at_a_time) == pytest.approx(expected)
