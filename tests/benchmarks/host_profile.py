@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from detection3d.benchmark.step import WARM_UP, TimedTraining
@@ -77,6 +78,9 @@ def _measure(training: TimedTraining, team: Team, steps: int) -> None:
     say(f"prepared steps: {whole:.1f} ms, launched in {host:.1f} ms")
     parts = _parts(lambda: prepared(1), steps)
     say("one at a time: " + ", ".join(f"{name} {value:.1f} ms" for name, value in parts.items()))
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as found:  # which leaves the host alone
+        wall = 1e3 * training.run(len(kept))
+    print(f"rank {team.rank}: whole steps {wall:.1f} ms, {_occupied(found, len(kept))}", flush=True)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
         prepared(len(kept))
     for key in ("self_cpu_time_total", "self_cuda_time_total"):
@@ -86,6 +90,22 @@ def _measure(training: TimedTraining, team: Team, steps: int) -> None:
     if team.first:
         for order in ("tottime", "cumtime"):
             pstats.Stats(own).sort_stats(order).print_stats(ROWS)
+
+
+def _occupied(found: profile, steps: int) -> str:
+    """Say how long the GPU is at work in a step, and how long with what waits for other ranks."""
+    kernels = [event for event in found.events() or () if event.device_type == DeviceType.CUDA]
+    kernels = [event for event in kernels if not event.is_user_annotation]
+    busy = end = 0.0
+    for event in sorted(kernels, key=lambda event: event.time_range.start):
+        busy += max(0.0, event.time_range.end - max(end, event.time_range.start))
+        end = max(end, event.time_range.end)
+    told = [f"the GPU is busy for {1e-3 * busy / steps:.1f} ms"]
+    for name in ("nccl", "barrier_kernel", "finish_kernel", "finish_gradient_kernel"):
+        spent = [event.time_range.elapsed_us() for event in kernels if name in event.name]
+        if spent:
+            told.append(f"{name} {len(spent) / steps:.0f} times for {1e-3 * sum(spent) / steps:.2f} ms")
+    return ", ".join(told)
 
 
 def _parts(step: Callable[[], Any], steps: int) -> dict[str, float]:
