@@ -8,6 +8,7 @@ Where ranks issued them in different orders, they would wait for each other unti
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -119,6 +120,7 @@ def main() -> None:
     report = train(arguments.steps, arguments.backend)
     if dist.get_rank() == 0:
         sys.stdout.write(json.dumps(report) + "\n")
+    gc.collect()  # DistributedDataParallel holds the process group, whose threads must not outlive it
     dist.destroy_process_group()
     sys.exit(0 if report["finite"] and report["equal"] else 1)
 
