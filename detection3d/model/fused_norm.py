@@ -55,6 +55,24 @@ def kernels_on_all(ranks: Ranks, device: torch.device) -> bool:
     return not ranks.max(lacking).item()
 
 
+def sites_work(exchange: Exchange, ranks: Ranks, device: torch.device) -> bool:
+    """Tell whether kernels that meet on their way get the right sums, on all ranks; a collective.
+
+    Every rank must have the kernels.
+
+    Args:
+        exchange: of the ranks.
+        ranks: who trains together.
+        device: of this rank.
+    """
+    from detection3d.multitask import exchange_programs
+
+    site = exchange.site(1)
+    right = site is not None and exchange_programs.sums_are_right(site, device)
+    wrong = torch.tensor(float(not right), device=device)
+    return not ranks.max(wrong).item()
+
+
 def sites_for(channels: int, exchange: Exchange | None) -> tuple[Site | None, Site | None]:
     """Return where a layer's kernels meet those of the other ranks, forward and backward; None where they don't.
 
@@ -90,7 +108,7 @@ class FusedNorm(torch.autograd.Function):
         site, _ = norm.sites
         parts, count = kernels.sums(rows, mean), None
         if site is None:
-            parts, count = _over_ranks(kernels, parts, len(rows), norm.ranks)
+            parts, count = _summed(kernels, parts, len(rows), norm.ranks)
         running = mean, variance, batches
         numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps, site)
         added = None if residual is None else kernels.rows_of(residual.to(input.dtype))
@@ -113,7 +131,7 @@ class FusedNorm(torch.autograd.Function):
         output = kernels.rows_of(result) if ctx.relu else None
         own = kernels.gradient_sums(arriving, rows, output, mean_inverse[0])
         _, site = ctx.norm.sites
-        total = own if site is not None else _over_ranks(kernels, own, len(rows), ctx.norm.ranks)[0]
+        total = own if site is not None else _summed(kernels, own, len(rows), ctx.norm.ranks)[0]
         numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight, site)
         to_input, to_residual = kernels.input_gradient(
             arriving, rows, output, numbers[2:], input, residual is not None and ctx.needs_input_grad[3]
@@ -123,7 +141,7 @@ class FusedNorm(torch.autograd.Function):
         return to_input, numbers[0], numbers[1], to_residual, None, None, None
 
 
-def _over_ranks(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor | None]:
+def _summed(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor | None]:
     """Return the sums over all ranks and how many rows they are of; on one rank the parts as they are, and None."""
     if ranks.size == 1:
         return parts, None
@@ -137,9 +155,9 @@ def differentiable(
     input: Tensor,
     weight: Tensor,
     bias: Tensor,
-    residual: Tensor | None = None,
+    residual: Tensor | None,
     *,
-    relu: bool = False,
+    relu: bool,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of input, weight, bias and residual in torch's operations, to be differentiated again.
 

@@ -43,7 +43,7 @@ class GraphedPass(nn.Module):
         if shapes not in self._recorded and len(self._recorded) < self._most:
             self._recorded[shapes] = self._record(inputs)
         if shapes not in self._recorded and any(norm.ranks.size > 1 for norm in _norms(self.module)):
-            # The other ranks may replay, and the sums of a replay are not those of single kernels.
+            # The other ranks may replay meanwhile, and nobody has seen single kernels meet those of a replay.
             raise UserError(
                 f"a batch of another size than those before ({', '.join(str(tuple(value.shape)) for value in inputs)})"
                 " can't be trained on several ranks with training.cuda_graphs; start all ranks with it false"

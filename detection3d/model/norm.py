@@ -1,6 +1,5 @@
 """Batch normalisation that also takes one row or none, on one rank or over several."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all, sites_for
+from detection3d.model.fused_norm import FusedNorm, fused_for, kernels_on_all, sites_for, sites_work
 from detection3d.multitask import Ranks
 from detection3d.multitask.exchange import Exchange, Site
 from detection3d.multitask.ranks import current_ranks
@@ -49,7 +48,6 @@ class BatchNorm(nn.BatchNorm2d):
         fused = self.training and self.fused_over_ranks and (self.fused or self.ranks.size > 1)
         if fused and (kernels := fused_for(input)):
             relu = isinstance(self.activation, nn.ReLU)
-            input = input if input.ndim == 2 else input.contiguous(memory_format=torch.channels_last)
             result = FusedNorm.apply(input, self.weight, self.bias, residual, self, relu, kernels)
             assert isinstance(result, Tensor)
             return result
@@ -108,12 +106,13 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None, exch
     """Let every BatchNorm in `module` take its statistics over all ranks in training, as one rank would over all rows.
 
     Forward and backward are a collective each, of two numbers a channel, in the order in which the module runs. Names
-    and values in the state dict stay as they are. On one rank nothing changes.
+    and values in the state dict stay as they are. On one rank nothing changes. A module that is compiled must be so on
+    all ranks.
 
     Args:
         module: changed in place.
         group: the ranks that train together; None is all of them.
-        exchange: theirs, where they have one.
+        exchange: theirs, where they have one: then kernels meet on their way, else torch.distributed sums.
 
     Raises:
         ValueError: a batch normalisation of torch's, whose statistics would stay those of one rank.
@@ -121,11 +120,11 @@ def synchronize_norms(module: nn.Module, group: ProcessGroup | None = None, exch
     ranks = current_ranks(group)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     fused = ranks.size == 1 or device.type == "cpu" or kernels_on_all(ranks, device)
-    ranks = replace(ranks, exchange=exchange)
+    meeting = exchange if fused and exchange is not None and sites_work(exchange, ranks, device) else None
     for name, child in module.named_modules():
         if isinstance(child, BatchNorm):
             child.ranks, child.fused_over_ranks = ranks, fused
-            child.sites = sites_for(child.num_features, exchange if fused else None)
+            child.sites = sites_for(child.num_features, meeting)
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and ranks.size > 1:
             raise ValueError(f"{name} is a {type(child).__name__}, which knows one rank only; use model.norm.BatchNorm")
 

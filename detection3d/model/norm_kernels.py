@@ -6,7 +6,7 @@ written once on the way forward, and the same with their gradients on the way ba
 
 All kernels see [N, C] values whose rows lie `stride` apart. Sums are those of differences from a reference, which
 keeps the digits where the mean is large beside the deviation; a program adds up a share of the rows in float32, the
-programs' sums are added in float64. No atomics: the same bits in every run.
+programs' sums are added in float64, always in the same order: the same bits in every run.
 """
 # pyright: reportMissingImports=false, reportIndexIssue=false
 # Triton comes with torch's CUDA builds only, and its decorator is opaque to the type checker.
@@ -92,13 +92,13 @@ def finish(
     result = torch.empty((4, channels), dtype=torch.float32, device=weight.device)
     _finish(
         programs_for(channels), parts, len(parts), rows, count, reference, weight, bias, *running, result, channels,
-        momentum, epsilon, *_over_ranks(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
+        momentum, epsilon, *_meeting(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
     )  # fmt: skip
     return result
 
 
 def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu: bool, like: Tensor) -> Tensor:
-    """Return `relu(values * scale + shift + residual)`, laid out like `like`.
+    """Return `relu(values * scale + shift + residual)` in the shape of `like`, channels next to each other.
 
     Args:
         values: [N, C].
@@ -107,7 +107,7 @@ def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu
         relu: whether there is one.
         like: what the values are a view of.
     """
-    result = torch.empty_like(like)
+    result = _empty_like(like)
     rows, channels = values.shape
     programs, shape = _share(rows, channels)
     step = 0 if residual is None else residual.stride(0)
@@ -161,7 +161,7 @@ def finish_gradient(
     result = torch.empty((5, channels), dtype=torch.float32, device=weight.device)
     _finish_gradient(
         programs_for(channels), own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
-        *_over_ranks(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
+        *_meeting(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
     )  # fmt: skip
     return result
 
@@ -179,8 +179,8 @@ def input_gradient(
         like: what the values are a view of.
         residual: whether there was one.
     """
-    to_input = torch.empty_like(like)
-    to_residual = torch.empty_like(like) if residual else None
+    to_input = _empty_like(like)
+    to_residual = _empty_like(like) if residual else None
     rows, channels = values.shape
     programs, shape = _share(rows, channels)
     _input_gradient(
@@ -197,7 +197,7 @@ def rows_of(values: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _over_ranks(count: Tensor | None, site: Site | None) -> tuple[Tensor | None, bool, int, int]:
+def _meeting(count: Tensor | None, site: Site | None) -> tuple[Tensor | None, bool, int, int]:
     """Return the arguments that say how sums of several ranks come together."""
     if site is None:
         return None, count is not None, 0, 1
@@ -210,6 +210,12 @@ def _share(rows: int, channels: int) -> tuple[int, tuple[int, int, int]]:
     block = max(_TILE // padded, 1)
     tiles = triton.cdiv(triton.cdiv(rows, block), _PROGRAMS)
     return (triton.cdiv(rows, block * tiles) if rows else 0), (tiles, block, padded)
+
+
+def _empty_like(values: Tensor) -> Tensor:
+    """Return room of this shape whose `rows_of` are a view, whatever the layout of the values."""
+    layout = torch.contiguous_format if values.ndim == 2 else torch.channels_last
+    return torch.empty_like(values, memory_format=layout)
 
 
 def _room_for(programs: int, values: Tensor) -> Tensor:

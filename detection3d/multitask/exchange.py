@@ -49,14 +49,15 @@ class Site:
 class Exchange:
     """Sums over ranks through memory that all of them see.
 
-    Every rank must call the same methods in the same order, on one stream. In a CUDA graph only sites can be.
+    Every rank must call the same methods in the same order, on one stream. In CUDA graphs only sites can be used.
 
     Args:
         memory: of `SLOTS` slots of `LARGEST` bytes, then `SITE_ROOM` bytes that are 0; `get_buffer` and `barrier` are
             what is used.
         rank: this one.
         size: number of ranks.
-        patience: milliseconds that a rank waits for the others; then CUDA fails, as in a collective.
+        patience: milliseconds that a sum waits for the other ranks; then CUDA fails, as in a collective. At a site a
+            kernel waits without end: whoever uses one has to notice that a rank is lost.
     """
 
     def __init__(self, memory: Any, rank: int, size: int, patience: int = PATIENCE) -> None:
@@ -70,8 +71,7 @@ class Exchange:
 
     def takes(self, values: Tensor) -> bool:
         """Tell whether a tensor can be summed here; the answer is the same on every rank for the same shapes."""
-        small = values.numel() * values.element_size() <= LARGEST
-        return values.is_cuda and small and not torch.cuda.is_current_stream_capturing()
+        return values.is_cuda and values.numel() * values.element_size() <= LARGEST
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the ranks, the same on each of them in every bit; `values` stay as they are."""

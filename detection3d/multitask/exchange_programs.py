@@ -9,12 +9,37 @@ itself, so a kernel can be replayed in CUDA graphs.
 # pyright: reportMissingImports=false, reportIndexIssue=false
 # Triton comes with torch's CUDA builds only, and its decorator is opaque to the type checker.
 
+import torch
 import triton
 import triton.language as tl
 
-from detection3d.multitask.exchange import LINE, MESSAGE
+from detection3d.multitask.exchange import LINE, MESSAGE, Site
+from detection3d.multitask.launching import Launcher
 
 _LINE, _MESSAGE = tl.constexpr(LINE), tl.constexpr(MESSAGE)
+
+
+def sums_are_right(site: Site, device: torch.device) -> bool:
+    """Tell whether three turns at a site of one program give the sums that they should; every rank must ask."""
+    found = torch.zeros(3, 4, device=device, dtype=torch.float64)  # addresses that 16 divides
+    for turn in range(3):
+        _meet(1, found[turn], turn, site.addresses, site.rank, site.size)
+    ranks = torch.arange(site.size, dtype=torch.float64)
+    expected = [[float((ranks + turn).sum()), float((10 * ranks).sum()), float(site.size)] for turn in range(3)]
+    return found[:, :3].tolist() == expected
+
+
+@triton.jit(do_not_specialize=["turn"])
+def _rank_kernel(result, turn, addresses, RANK: tl.constexpr, RANKS: tl.constexpr):  # noqa: N803
+    column = tl.arange(0, 2)
+    rank = tl.full((2,), RANK, tl.float64)
+    first, second, count = over_ranks(rank + turn, rank * 10, tl.full((), 1, tl.float64), addresses, RANK, RANKS, 2)
+    tl.store(result + column, first, mask=column == 0)
+    tl.store(result + 1 + column, second, mask=column == 0)
+    tl.store(result + 2, count)
+
+
+_meet = Launcher(_rank_kernel)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ class Launcher:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         annotations = [parameter.annotation for parameter in inspect.signature(kernel.fn).parameters.values()]
-        self._kinds = [_exactly if getattr(one, "__name__", "") == "constexpr" else _kind for one in annotations]
+        self._kinds = [_exactly if "constexpr" in str(one) else _kind for one in annotations]
         self._compiled: dict[tuple[object, ...], Any] = {}
 
     def __call__(self, programs: int, *arguments: Any) -> None:
@@ -39,13 +39,14 @@ class Launcher:
 
 
 def _exactly(value: object) -> object:
-    return value
+    return type(value), value
 
 
 def _kind(value: Any) -> object:
-    """Return the type, whether an address or number is divisible by 16, and whether a number is 1, or long."""
+    """Return the type, whether 16 divides an address or a number, whether a number is 1, and how long it is."""
     if isinstance(value, Tensor):
         return value.dtype, value.data_ptr() % 16 == 0
     if isinstance(value, int):
-        return value == 1, value % 16 == 0, value >= 2**31
+        length = 64 if value >= 2**63 else 63 if not -(2**31) <= value < 2**31 else 31
+        return type(value), value == 1, value % 16 == 0, length
     return type(value)

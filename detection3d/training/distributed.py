@@ -89,12 +89,15 @@ class ObjectCount:
     Args:
         targets: of this rank, as `build_targets` made them.
         ranks: who trains together.
+
+    Attributes:
+        objects: int64 scalar, of this rank.
     """
 
     def __init__(self, targets: Targets, ranks: Ranks) -> None:
         self._own, self._ranks = targets.global_count, ranks
-        # Counted anew: `global_count` of a rank without objects is 1.
-        self._sum = None if ranks.size == 1 else ranks.begin_sum(targets.valid.sum())
+        self.objects = targets.valid.sum()  # counted anew: `global_count` of a rank without objects is 1
+        self._sum = None if ranks.size == 1 else ranks.begin_sum(self.objects)
 
     @cached_property
     def global_count(self) -> Tensor:

@@ -87,8 +87,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     state.step += 1
     start, forward, backward, *more = moments
     times = StepTimes(start, forward, backward, Moment(state.device), tuple(more))
-    objects = given.targets.valid.sum()
-    return StepResult(_added_up(losses), norm, left_out, float(learning_rate), loss_scale, objects, times)
+    return StepResult(_added_up(losses), norm, left_out, float(learning_rate), loss_scale, count.objects, times)
 
 
 def _forward(state: TrainState, part: MicroBatch, count: ObjectCount, config: Config) -> tuple[TaskLosses, Tensor]:

@@ -71,6 +71,20 @@ def check_strided_gradient(device: str) -> None:
     _compare(values, None, torch.float32, True, wide[:, 6:14], device)
 
 
+def check_layouts(device: str) -> None:
+    """Rows that lie column by column, and maps that are not channels-last."""
+    generator = torch.Generator().manual_seed(7)
+    columns = torch.randn(6, 30, generator=generator).to(device).t()
+    maps = torch.randn(2, 6, 4, 3, generator=generator).to(device)
+    for values, same in ((columns, columns.contiguous()), (maps, maps.contiguous(memory_format=torch.channels_last))):
+        found = []
+        for given in (values.detach().requires_grad_(), same.detach().requires_grad_()):
+            result = _fused(BatchNorm(6, relu=True).to(device), given, given.detach() / 2, relu=True)
+            result.square().sum().backward()
+            found.append((result, given.grad))
+        torch.testing.assert_close(found[0], found[1])
+
+
 def check_second_derivative(device: str) -> None:
     """The gradient's norm, differentiated, as a gradient penalty wants it."""
     found = []
@@ -132,6 +146,7 @@ CHECKS = (
     check_few_rows,
     check_nan_comes_through,
     check_strided_gradient,
+    check_layouts,
     check_second_derivative,
     check_shares,
     check_repeated,

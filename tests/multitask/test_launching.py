@@ -62,7 +62,12 @@ def test_a_form_is_compiled_once_and_launched_again() -> None:
         {2: 1},
         {2: 32},
         {2: 2**31 + 1},
+        {2: -(2**31) - 1},
+        {2: 2**63 + 1},
+        {2: True},
+        {2: 17.0},
         {3: 24},  # a constant, of which every value is another form
+        {3: 8.0},
     ],
     ids=str,
 )

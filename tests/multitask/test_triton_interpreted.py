@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.triton_interpreter import needs_interpreter
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which has wheels for Linux on x86-64"),
+    needs_interpreter,
 ]
 
 
