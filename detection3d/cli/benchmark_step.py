@@ -10,6 +10,7 @@ from detection3d.cli.preparing import positive
 if TYPE_CHECKING:
     import torch
 
+    from detection3d.benchmark.timing import Timing
     from detection3d.config import Config
     from detection3d.training.launch import Launch
 
@@ -100,14 +101,14 @@ def _run_scaling(options: argparse.Namespace) -> int:
     print(
         f"{_devices(device, team.size)}, torch {torch.__version__}, {share} frames a rank,"
         f" {options.rounds} rounds of {options.steps} steps each, in turns\n"
-        f"one rank alone            {1e3 * scaling.alone.median:7.1f} ms a step {speed:7.1f} frames/s"
+        f"one rank alone            {_milliseconds(scaling.alone)} a step, {speed:.1f} frames/s"
     )
     efficiency = {}
     for sync, timing in scaling.together.items():
         efficiency[sync] = timing.speed(scaling.alone)
         print(
-            f"all ranks, sync {sync:4}      {1e3 * timing.median:7.1f} ms a step {share / timing.median:7.1f} frames/s"
-            f" a rank, {efficiency[sync]:.3f} of one alone"
+            f"all ranks, sync {sync:4}      {_milliseconds(timing)} a step,"
+            f" {share / timing.median:.1f} frames/s a rank, {efficiency[sync]:.3f} of one alone"
         )
     cost = scaling.together["full"].speed(scaling.together["none"])
     norms = "all ranks' statistics" if config.training.sync_batch_norm else "each rank's own statistics"
@@ -119,6 +120,12 @@ def _run_scaling(options: argparse.Namespace) -> int:
     together = {sync: list(timing.seconds) for sync, timing in scaling.together.items()}
     _write(options, device, team.size, config, {**figures, "together": together})
     return 0
+
+
+def _milliseconds(timing: "Timing") -> str:
+    """Return the median, and the fastest and the slowest round."""
+    rounds = [1e3 * seconds for seconds in timing.seconds]
+    return f"{1e3 * timing.median:.1f} ms ({min(rounds):.1f} to {max(rounds):.1f})"
 
 
 def _chosen(options: argparse.Namespace) -> "tuple[Config, Launch, torch.device]":
