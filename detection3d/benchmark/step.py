@@ -51,11 +51,13 @@ class Scaling:
 
     Attributes:
         alone: steps of the first rank with its share of the batches, while the others wait; zeros on those.
+        apart: steps of each rank for itself, with its share, at the same time: what sharing the host costs.
         together: steps of all ranks with the whole batches, by `multitask.sync`.
         memory: peak of this rank over all of them, GB.
     """
 
     alone: Timing
+    apart: Timing
     together: dict[str, Timing]
     memory: float
 
@@ -128,7 +130,7 @@ def time_steps(
 
 
 def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: int, steps: int, batches: int) -> Scaling:
-    """Time one rank alone, all ranks, and all ranks whose forks share nothing, in turns.
+    """Time one rank alone, each for itself, all ranks, and all ranks whose forks share nothing, in turns.
 
     Args:
         config: the run, whose batch is that of all ranks.
@@ -140,8 +142,10 @@ def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: in
     """
     own, _ = dist.new_subgroups(group_size=1)  # a method that learns would talk to the others otherwise
     assert isinstance(own, dist.ProcessGroup)
+    apart = TimedTraining(_forked(config, "none"), device, batches, team, own)
     trainings = {
-        "alone": TimedTraining(_forked(config, "none"), device, batches, team, own) if team.first else None,
+        "alone": apart if team.first else None,
+        "apart": apart,
         "full": TimedTraining(_forked(config, "full"), device, batches, team),
         "none": TimedTraining(_forked(config, "none"), device, batches, team),
     }
@@ -156,7 +160,7 @@ def time_scaling(config: Config, device: torch.device, team: Team, *, rounds: in
             took = 0.0 if training is None else training.run(steps if turn else WARM_UP)
             seconds[name].append(took)
     timings = {name: Timing(tuple(values[1:])) for name, values in seconds.items()}
-    return Scaling(timings.pop("alone"), timings, peak_memory(device))
+    return Scaling(timings.pop("alone"), timings.pop("apart"), timings, peak_memory(device))
 
 
 def _changed(config: Config, **settings: float) -> Config:

@@ -101,13 +101,15 @@ def _run_scaling(options: argparse.Namespace) -> int:
     print(
         f"{_devices(device, team.size)}, torch {torch.__version__}, {share} frames a rank,"
         f" {options.rounds} rounds of {options.steps} steps each, in turns\n"
-        f"one rank alone            {_milliseconds(scaling.alone)} a step, {speed:.1f} frames/s"
+        f"one rank alone             {_milliseconds(scaling.alone)} a step, {speed:.1f} frames/s\n"
+        f"all ranks, each for itself {_milliseconds(scaling.apart)} a step, {scaling.apart.speed(scaling.alone):.3f} of"
+        " one alone"
     )
     efficiency = {}
     for sync, timing in scaling.together.items():
         efficiency[sync] = timing.speed(scaling.alone)
         print(
-            f"all ranks, sync {sync:4}      {_milliseconds(timing)} a step,"
+            f"all ranks, sync {sync:4}       {_milliseconds(timing)} a step,"
             f" {share / timing.median:.1f} frames/s a rank, {efficiency[sync]:.3f} of one alone"
         )
     cost = scaling.together["full"].speed(scaling.together["none"])
@@ -116,7 +118,12 @@ def _run_scaling(options: argparse.Namespace) -> int:
         f"sync full has {cost:.3f} of the speed of none; batch normalisation with {norms}; peak memory"
         f" {scaling.memory:.1f} GB, of three trainings"
     )
-    figures = {"alone": list(scaling.alone.seconds), "efficiency": efficiency, "full_to_none": cost}
+    figures = {
+        "alone": list(scaling.alone.seconds),
+        "apart": list(scaling.apart.seconds),
+        "efficiency": efficiency,
+        "full_to_none": cost,
+    }
     together = {sync: list(timing.seconds) for sync, timing in scaling.together.items()}
     _write(options, device, team.size, config, {**figures, "together": together})
     return 0
