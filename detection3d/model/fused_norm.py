@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detection3d.multitask import Ranks
-from detection3d.multitask.exchange import Exchange, Site
+from detection3d.multitask.exchange import NO_PEERS, Exchange, Site
 
 if TYPE_CHECKING:
     from detection3d.model.norm import BatchNorm
@@ -69,8 +69,14 @@ def sites_work(exchange: Exchange, ranks: Ranks, device: torch.device) -> bool:
 
     site = exchange.site(1)
     right = site is not None and exchange_programs.sums_are_right(site, device)
-    wrong = torch.tensor(float(not right), device=device)
-    return not ranks.max(wrong).item()
+    wrong = bool(ranks.max(torch.tensor(float(not right), device=device)).item())
+    if wrong and site is not None and site.rank == 0:
+        warnings.warn(
+            "kernels that meet in the memory of several GPUs get wrong sums here, so NCCL sums, which is slower;"
+            f" {NO_PEERS}=1 does without from the start",
+            stacklevel=3,
+        )
+    return not wrong
 
 
 def sites_for(channels: int, exchange: Exchange | None) -> tuple[Site | None, Site | None]:
