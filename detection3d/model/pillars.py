@@ -25,23 +25,25 @@ class PillarPoints:
 
     Attributes:
         features: [N, C].
-        pillar: int64 [N], ascending: (sample * H + row) * W + column.
-        counts: int64 [B * H * W], points of each pillar; most have none.
+        pillar: int64 [N], ascending: the place of a point's pillar among the P that have points.
+        counts: int64 [P], points of each pillar, at least 1.
+        cells: int64 [P], ascending: (sample * H + row) * W + column of each pillar.
         shape: B, H, W.
     """
 
     features: Tensor
     pillar: Tensor
     counts: Tensor
+    cells: Tensor
     shape: tuple[int, int, int]
 
     def with_features(self, features: Tensor) -> "PillarPoints":
         """Return the same points with other features, [N, C']."""
         return replace(self, features=features)
 
-    def reduce(self, how: str, *, empty: float) -> Tensor:
-        """Return the "mean" or "max" over the points of each pillar, [B * H * W, C]; `empty` where there are none."""
-        return torch.segment_reduce(self.features, how, lengths=self.counts, unsafe=True, initial=empty)
+    def reduce(self, how: str) -> Tensor:
+        """Return the "mean" or "max" over the points of each pillar, [P, C]."""
+        return torch.segment_reduce(self.features, how, lengths=self.counts, unsafe=True)
 
 
 class PillarSorter(nn.Module):
@@ -82,17 +84,16 @@ class PillarSorter(nn.Module):
         inside = ((cell >= 0) & (cell < self.cells)).all(dim=1)
         kept = inside.nonzero().flatten()  # once: a mask would be counted for each of the four
         values, place, cell, batch = points.values[kept], place[kept], cell[kept], points.batch_index[kept]
-        pillar, order = ((batch * self.height + cell[:, 1]) * self.width + cell[:, 0]).sort(stable=True)
+        of_points, order = ((batch * self.height + cell[:, 1]) * self.width + cell[:, 0]).sort(stable=True)
         values, middle = values[order], (place - cell - 0.5)[order, :2]
-        counts = torch.zeros(batch_size * self.height * self.width, dtype=torch.int64, device=pillar.device)
-        counts.scatter_add_(0, pillar, torch.ones_like(pillar))
+        cells, pillar, counts = of_points.unique_consecutive(return_inverse=True, return_counts=True)
         shape = (batch_size, self.height, self.width)
         # About the pillar's own middle, so that the mean loses no digits to the distance from the vehicle.
         about = torch.cat([middle, values[:, 2:3]], dim=1)
-        mean = PillarPoints(about, pillar, counts, shape).reduce("mean", empty=0.0)
+        mean = PillarPoints(about, pillar, counts, cells, shape).reduce("mean")
         own = torch.cat([values[:, :3], torch.tanh(values[:, 3:FEATURES]), values[:, FEATURES:]], dim=1)
         features = torch.cat([own * self.feature_scale, about - mean[pillar], middle], dim=1)
-        return PillarPoints(features, pillar, counts, shape)
+        return PillarPoints(features, pillar, counts, cells, shape)
 
 
 class PillarBackbone(nn.Module):
@@ -125,8 +126,11 @@ class PillarBackbone(nn.Module):
                     both = torch.cat([points.features, _Spread.apply(view, points.pillar, points.counts)], dim=1)
                     points = points.with_features(both)
                 points = points.with_features(layer(points.features))
-                view = points.reduce("max", empty=0.0)  # no value is below 0 after the ReLU
-            return view.to(dtype).view(*points.shape, -1).permute(0, 3, 1, 2)
+                view = points.reduce("max")
+            samples, height, width = points.shape
+            everywhere = torch.zeros(samples * height * width, view.shape[1], dtype=dtype, device=view.device)
+            everywhere.index_copy_(0, points.cells, view.to(dtype))
+            return everywhere.view(samples, height, width, -1).permute(0, 3, 1, 2)
 
 
 class _Layer(nn.Module):

@@ -65,12 +65,13 @@ def test_points_are_sorted_and_described(columns: int) -> None:
     sorted_points = PillarSorter(config.model, columns)(points, 4)
     expected = slow_features(points, config)
     keys = [key for key in sorted(expected) for _ in expected[key]]
-    assert sorted_points.pillar.tolist() == keys
+    assert sorted_points.cells.tolist() == sorted(expected)
+    assert sorted_points.cells[sorted_points.pillar].tolist() == keys
     assert 1000 < len(keys) < 3000
     assert max(len(rows) for rows in expected.values()) > 50
     wanted = np.stack([row for key in sorted(expected) for row in expected[key]])
     np.testing.assert_allclose(sorted_points.features.numpy(), wanted, rtol=1e-4, atol=2e-5)
-    assert sorted_points.counts.sum() == len(keys)
+    assert sorted_points.counts.tolist() == [len(expected[key]) for key in sorted(expected)]
     assert sorted_points.shape == (4, 48, 32)
 
 
@@ -107,7 +108,7 @@ def test_a_pillar_keeps_the_maximum_of_its_points(channels: str) -> None:
     points = points.with_features(points.features.double())
     view = backbone(points)
     _, height, width = config.model.grid_size
-    expected = plain_view(backbone, points.features, points.pillar, 3 * height * width)
+    expected = plain_view(backbone, points.features, points.cells[points.pillar], 3 * height * width)
     expected = expected.view(3, height, width, -1).permute(0, 3, 1, 2)
     torch.testing.assert_close(view, expected)
     weight = torch.randn(view.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
