@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detection3d.config import ModelConfig, PillarBackboneConfig
 from detection3d.model.norm import BatchNorm
@@ -120,13 +121,11 @@ class PillarBackbone(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else points.features.dtype
         # Coordinates reach 75 m and matter to the centimetre, which bfloat16 does not have.
         with torch.autocast(device, enabled=False):
-            view = points.features
-            for number, layer in enumerate(self.layers):
-                if number:
-                    both = torch.cat([points.features, _Spread.apply(view, points.pillar, points.counts)], dim=1)
-                    points = points.with_features(both)
-                points = points.with_features(layer(points.features))
+            view = None
+            for layer in self.layers:
+                points = points.with_features(layer(points, view))
                 view = points.reduce("max")
+            assert view is not None
             samples, height, width = points.shape
             everywhere = torch.zeros(samples * height * width, view.shape[1], dtype=dtype, device=view.device)
             everywhere.index_copy_(0, points.cells, view.to(dtype))
@@ -139,8 +138,14 @@ class _Layer(nn.Module):
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
         self.norm = BatchNorm(out_channels, relu=True)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.linear(features))
+    def forward(self, points: PillarPoints, view: Tensor | None) -> Tensor:
+        """Return features of the points from theirs and, where there are some, those of their pillars, [P, C]."""
+        if view is None:
+            return self.norm(self.linear(points.features))
+        # The product with both side by side, but each pillar's share of it once, and not for each point.
+        own, of_pillar = self.linear.weight.split([points.features.shape[1], view.shape[1]], dim=1)
+        shared = _Spread.apply(F.linear(view, of_pillar), points.pillar, points.counts)
+        return self.norm(F.linear(points.features, own) + shared)
 
 
 class _Spread(torch.autograd.Function):
