@@ -287,7 +287,10 @@ def test_a_method_knows_its_own_settings_alone():
 def test_micro_batches_and_what_would_count_for_each_of_them():
     both = ("training.batch_size=4", "training.accumulation=2")
     assert "can't be used with multitask.method uncertainty" in refusal(*both, "multitask.method=uncertainty")
-    assert "accumulation and cuda_graphs can't be used together" in refusal(*both, "training.cuda_graphs=true")
+    uneven = ("training.batch_size=5", "training.accumulation=2")
+    assert "accumulation 2 shares 5 samples out unequally" in refusal(*uneven, "training.cuda_graphs=true")
+    assert small_config(*both, "training.cuda_graphs=true").training.accumulation == 2
+    assert small_config(*uneven, "training.cuda_graphs=false").training.accumulation == 2
 
 
 def test_types_by_name_and_by_number():

@@ -137,8 +137,11 @@ class TrainingConfig(Section):
     def _micro_batches_have_samples(self) -> "TrainingConfig":
         if self.accumulation > self.batch_size:
             raise ValueError(f"accumulation is {self.accumulation}, more than the {self.batch_size} samples of a batch")
-        if self.accumulation > 1 and self.cuda_graphs:
-            raise ValueError("accumulation and cuda_graphs can't be used together yet; leave one of them out")
+        if self.cuda_graphs and self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} shares {self.batch_size} samples out unequally, and cuda_graphs are"
+                " of one size; give a batch_size that it divides, or cuda_graphs=false"
+            )
         return self
 
     @model_validator(mode="after")

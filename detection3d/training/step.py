@@ -1,10 +1,11 @@
 """One step of training: forward, one backward, step."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detection3d.config import Config
 from detection3d.training.clock import Moment, StepTimes
@@ -59,6 +60,8 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     remembered = state.buffers.remember()
     losses = []
+    if len(given.parts) > 1 and state.model.records_graphs:
+        _add_up_gradients(state.parameters)
     for number, part in enumerate(given.parts, 1):
         # The ranks' gradients are averaged once, with those of the last micro-batch.
         with nullcontext() if number == len(given.parts) else without_averaging(state):
@@ -66,7 +69,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
             moments.append(Moment(state.device))
             state.scaler.scale(spoil_unless_finite(total)).backward()
             moments.append(Moment(state.device))
-        losses.append(part_losses)
+        losses.append(part_losses if len(given.parts) == 1 else _kept(part_losses))
 
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
@@ -100,10 +103,21 @@ def _forward(state: TrainState, part: MicroBatch, count: ObjectCount, config: Co
     return losses, torch.stack(list(weighed.values())).sum()
 
 
+def _add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Have gradients added to zeros: where there are none, torch keeps the first, which the next replay writes over."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def _kept(losses: TaskLosses) -> TaskLosses:
+    """Copy the losses of a micro-batch, which the next one's replay writes over."""
+    return TaskLosses(**{name: loss.detach().clone() for name, loss in losses.as_dict().items()})
+
+
 def _added_up(losses: list[TaskLosses]) -> TaskLosses:
     """Return the losses of all micro-batches; each is a part of the batch's already."""
     if len(losses) == 1:
         return losses[0]
     return TaskLosses(
-        **{name: torch.stack([part.as_dict()[name].detach() for part in losses]).sum() for name in losses[0].as_dict()}
+        **{name: torch.stack([part.as_dict()[name] for part in losses]).sum() for name in losses[0].as_dict()}
     )

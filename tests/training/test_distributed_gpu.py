@@ -74,12 +74,13 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
 
 
 @pytest.mark.parametrize("train", [trained, trained_over_nccl])
-@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize(("graphs", "accumulation"), [(False, 1), (True, 1), (True, 2)])
 def test_two_ranks_train_as_one(
-    two_ranks: RankGroup, store: Path, graphs: bool, train: Callable[..., dict[str, Any]]
+    two_ranks: RankGroup, store: Path, graphs: bool, accumulation: int, train: Callable[..., dict[str, Any]]
 ) -> None:
-    alone = trained(None, store, ("training.cuda_graphs=false",))
-    first, second = two_ranks.run(train, store, (f"training.cuda_graphs={graphs}",))
+    parts = f"training.accumulation={accumulation}"
+    alone = trained(None, store, (parts, "training.cuda_graphs=false"))
+    first, second = two_ranks.run(train, store, (parts, f"training.cuda_graphs={graphs}"))
     assert (first["graphs"], second["graphs"], alone["graphs"]) == (3 * graphs, 3 * graphs, 0)
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name

@@ -49,20 +49,26 @@ def test_no_input_is_written_over_while_the_network_reads_it(store: Path) -> Non
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), number
 
 
-def test_steps_with_and_without_graphs_are_alike(store: Path) -> None:
-    losses = []
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_steps_with_and_without_graphs_are_alike(store: Path, accumulation: int) -> None:
+    losses, norms = [], []
     for graphs in ("true", "false"):
         heads = "model.heads={classification: [heatmap, quality], box: [offset, height, size], orientation: [heading]}"
         settings = (heads, "loss.iou_weight=1", "multitask.method=sum", "training.steps=99", "training.clip_norm=1")
-        config = small_config(f"training.cuda_graphs={graphs}", *settings, data=store)
+        parts = (f"training.accumulation={accumulation}", f"training.cuda_graphs={graphs}")
+        config = small_config(*parts, *settings, data=store)
         state = build_state(config, GPU)
         batches = training_batches(Store.open(store), config, total_steps=5, workers=0)
-        found = []
+        found, sizes = [], []
         for given in step_inputs(batches, state.model, config, GPU, 0):
+            assert len(given.parts) == accumulation
             result = train_step(state, given, config)
-            found.append(torch.stack(list(result.losses.as_dict().values())).detach())
+            found.append(torch.stack([loss.detach().clone() for loss in result.losses.as_dict().values()]))
+            sizes.append(result.gradient_norm)
         losses.append(torch.stack(found).cpu())
+        norms.append(torch.stack(sizes).cpu())
     torch.testing.assert_close(losses[0], losses[1], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-2, atol=1e-3)
     assert losses[0][-1].sum() < losses[0][0].sum()
 
 
