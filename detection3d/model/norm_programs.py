@@ -9,7 +9,7 @@ from detection3d.multitask.exchange_programs import over_ranks
 
 
 @triton.jit(do_not_specialize=["rows", "tiles"])
-def sums_kernel(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):  # noqa: N803
+def sums_kernel(values, reference, parts, rows, stride, channels, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
     """Add up a share of the rows, less the reference, and their squares."""
     column = tl.arange(0, CHANNELS)
     known = column < channels
@@ -31,7 +31,7 @@ def sums_kernel(values, reference, parts, rows, stride, channels, tiles, BLOCK: 
 
 
 @triton.jit
-def _sum_of_parts(parts, programs, numbers, column, known, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
+def _sum_of_parts(parts, programs, numbers, column, known, COLUMNS: tl.constexpr, PARTS: tl.constexpr):
     total = tl.zeros((PARTS, COLUMNS), tl.float64)
     for start in range(0, programs, PARTS):
         part = start + tl.arange(0, PARTS)
@@ -41,7 +41,7 @@ def _sum_of_parts(parts, programs, numbers, column, known, COLUMNS: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["rows", "programs"])
-def add_kernel(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PARTS: tl.constexpr):  # noqa: N803
+def add_kernel(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PARTS: tl.constexpr):
     """Add up the shares."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     known = column < numbers
@@ -54,8 +54,8 @@ def add_kernel(parts, result, programs, numbers, rows, COLUMNS: tl.constexpr, PA
 def finish_kernel(
     parts, programs, rows, count_at, reference, weight, bias, running_mean, running_variance, batches, result,
     channels, momentum, epsilon, addresses,
-    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
+    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
+    COLUMNS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Turn sums into scale, shift, mean and 1 / deviation, and move the running statistics."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -94,7 +94,7 @@ def finish_kernel(
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def normalize_kernel(
     values, scale_shift, residual, result, rows, stride, residual_stride, channels,
-    RESIDUAL: tl.constexpr, RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
+    RESIDUAL: tl.constexpr, RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Scale, shift, add and clip a share of the rows."""
     column = tl.arange(0, CHANNELS)
@@ -119,7 +119,7 @@ def normalize_kernel(
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def gradient_sums_kernel(
     gradient, values, output, mean, parts, rows, gradient_stride, stride, channels,
-    RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
+    RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add up a share of the rows' gradients, and of their products with the rows."""
     column = tl.arange(0, CHANNELS)
@@ -148,8 +148,8 @@ def gradient_sums_kernel(
 @triton.jit(do_not_specialize=["rows", "own_programs", "programs"])
 def finish_gradient_kernel(
     own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels, addresses,
-    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr, PARTS: tl.constexpr,  # noqa: N803
+    COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
+    COLUMNS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Turn sums into the gradients of weight and bias, and the factors of the rows' gradients."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -185,7 +185,7 @@ def finish_gradient_kernel(
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def input_gradient_kernel(
     gradient, values, output, factors, to_input, to_residual, rows, gradient_stride, stride, channels,
-    RELU: tl.constexpr, RESIDUAL: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,  # noqa: N803
+    RELU: tl.constexpr, RESIDUAL: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Write a share of the rows' gradients."""
     column = tl.arange(0, CHANNELS)

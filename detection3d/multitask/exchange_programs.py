@@ -30,7 +30,7 @@ def sums_are_right(site: Site, device: torch.device) -> bool:
 
 
 @triton.jit(do_not_specialize=["turn"])
-def _rank_kernel(result, turn, addresses, RANK: tl.constexpr, RANKS: tl.constexpr):  # noqa: N803
+def _rank_kernel(result, turn, addresses, RANK: tl.constexpr, RANKS: tl.constexpr):
     column = tl.arange(0, 2)
     rank = tl.full((2,), RANK, tl.float64)
     first, second, count = over_ranks(rank + turn, rank * 10, tl.full((), 1, tl.float64), addresses, RANK, RANKS, 2)
@@ -43,7 +43,7 @@ _meet = Launcher(_rank_kernel)
 
 
 @triton.jit
-def over_ranks(first, second, count, addresses, RANK: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
+def over_ranks(first, second, count, addresses, RANK: tl.constexpr, RANKS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return the sums over the ranks of two float64 [COLUMNS] and a float64 scalar.
 
     A message has room for 2 COLUMNS + 1 numbers: COLUMNS is at most 31.

@@ -103,7 +103,7 @@ def _absorb(key, value):
 
 
 @triton.jit(do_not_specialize=["first", "second", "count", "a_sample"])
-def _draw(result, step_at, places_at, first, second, count, a_sample, MODE: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _draw(result, step_at, places_at, first, second, count, a_sample, MODE: tl.constexpr, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     step = tl.load(step_at)
@@ -127,7 +127,7 @@ def _draw(result, step_at, places_at, first, second, count, a_sample, MODE: tl.c
 
 
 @triton.jit(do_not_specialize=["positions"])
-def _sign(result, gradients, uniform, positions, leak, TASKS: tl.constexpr, PURITY: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _sign(result, gradients, uniform, positions, leak, TASKS: tl.constexpr, PURITY: tl.constexpr, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < positions
     stride = tl.cast(positions, tl.int64)
@@ -153,14 +153,14 @@ _launch_draw, _launch_sign = Launcher(_draw), Launcher(_sign)
 
 
 @triton.jit
-def _load_square(gram, tasks, N: tl.constexpr):  # noqa: N803
+def _load_square(gram, tasks, N: tl.constexpr):
     row = tl.arange(0, N)[:, None]
     column = tl.arange(0, N)[None, :]
     return tl.load(gram + row * tasks + column, mask=(row < tasks) & (column < tasks), other=0.0)
 
 
 @triton.jit
-def _hull(result, gram_at, tasks, ITERATIONS: tl.constexpr, N: tl.constexpr):  # noqa: N803
+def _hull(result, gram_at, tasks, ITERATIONS: tl.constexpr, N: tl.constexpr):
     task = tl.arange(0, N)
     gram = _load_square(gram_at, tasks, N)
     squares = tl.load(gram_at + task * (tasks + 1), mask=task < tasks, other=0.0)
@@ -183,7 +183,7 @@ def _hull(result, gram_at, tasks, ITERATIONS: tl.constexpr, N: tl.constexpr):  #
 
 
 @triton.jit
-def _project(result, gram_at, order_at, tasks: tl.constexpr, N: tl.constexpr):  # noqa: N803
+def _project(result, gram_at, order_at, tasks: tl.constexpr, N: tl.constexpr):
     task = tl.arange(0, N)
     column = task[None, :]
     inside = task < tasks
@@ -200,7 +200,7 @@ def _project(result, gram_at, order_at, tasks: tl.constexpr, N: tl.constexpr):  
 
 
 @triton.jit
-def _averse(result, gram_at, tasks, C: tl.constexpr, ITERATIONS: tl.constexpr, N: tl.constexpr):  # noqa: N803
+def _averse(result, gram_at, tasks, C: tl.constexpr, ITERATIONS: tl.constexpr, N: tl.constexpr):
     task = tl.arange(0, N)
     inside = task < tasks
     gram = _load_square(gram_at, tasks, N)
