@@ -60,8 +60,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
     state.fork.set_step(state.step + 1)  # counted as in the log, so that the conflict is measured at logged steps
     remembered = state.buffers.remember()
     losses = []
-    if len(given.parts) > 1 and state.model.records_graphs:
-        _add_up_gradients(state.parameters)
+    zeros = _begin_with_zeros(state.parameters) if len(given.parts) > 1 and state.model.records_graphs else None
     for number, part in enumerate(given.parts, 1):
         # The ranks' gradients are averaged once, with those of the last micro-batch.
         with nullcontext() if number == len(given.parts) else without_averaging(state):
@@ -70,6 +69,7 @@ def train_step(state: TrainState, batch: Batch | StepInput, config: Config) -> S
             state.scaler.scale(spoil_unless_finite(total)).backward()
             moments.append(Moment(state.device))
         losses.append(part_losses if len(given.parts) == 1 else _kept(part_losses))
+    del zeros  # from here on this stream has waited for the one that added to them
 
     optimizer = state.optimization.optimizer
     learning_rate = state.optimization.schedule.get_last_lr()[0]
@@ -103,10 +103,18 @@ def _forward(state: TrainState, part: MicroBatch, count: ObjectCount, config: Co
     return losses, torch.stack(list(weighed.values())).sum()
 
 
-def _add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Have gradients added to zeros: where there are none, torch keeps the first, which the next replay writes over."""
+def _begin_with_zeros(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Have gradients added to zeros: where there are none, torch keeps the first, which the next replay writes over.
+
+    Returns:
+        The zeros, to be kept until the backward passes have returned. DistributedDataParallel lets go of them on the
+        way, while another stream still adds to them, and this one would get their memory for something else.
+    """
+    zeros = []
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+        zeros.append(parameter.grad)
+    return zeros
 
 
 def _kept(losses: TaskLosses) -> TaskLosses:

@@ -74,7 +74,7 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
 
 
 @pytest.mark.parametrize("train", [trained, trained_over_nccl])
-@pytest.mark.parametrize(("graphs", "accumulation"), [(False, 1), (True, 1), (True, 2)])
+@pytest.mark.parametrize(("graphs", "accumulation"), [(False, 1), (True, 1), (False, 2), (True, 2)])
 def test_two_ranks_train_as_one(
     two_ranks: RankGroup, store: Path, graphs: bool, accumulation: int, train: Callable[..., dict[str, Any]]
 ) -> None:
