@@ -119,7 +119,7 @@ class FusedNorm(torch.autograd.Function):
         numbers = kernels.finish(parts, len(rows), count, mean, weight, bias, running, norm.momentum, norm.eps, site)
         added = None if residual is None else kernels.rows_of(residual.to(input.dtype))
         result = kernels.normalize(rows, numbers, added, relu, input)
-        ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers[2:], count)
+        ctx.save_for_backward(input, weight, bias, residual, result if relu else None, numbers, count)
         ctx.norm, ctx.relu, ctx.kernels = norm, relu, kernels
         return result
 
@@ -127,7 +127,7 @@ class FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         """Return the gradients of input, weight, bias and residual."""
         (gradient,) = gradients
-        input, weight, bias, residual, result, mean_inverse, count = ctx.saved_tensors
+        input, weight, bias, residual, result, numbers, count = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is to come, which torch's operations know
             found = differentiable(ctx.norm, gradient, input, weight, bias, residual, relu=ctx.relu)
             return *found, None, None, None
@@ -135,16 +135,16 @@ class FusedNorm(torch.autograd.Function):
         rows = kernels.rows_of(input)
         arriving = kernels.rows_of(gradient.to(input.dtype))
         output = kernels.rows_of(result) if ctx.relu else None
-        own = kernels.gradient_sums(arriving, rows, output, mean_inverse[0])
+        own = kernels.gradient_sums(arriving, rows, output, numbers)
         _, site = ctx.norm.sites
         total = own if site is not None else _summed(kernels, own, len(rows), ctx.norm.ranks)[0]
-        numbers = kernels.finish_gradient(own, total, len(rows), count, mean_inverse, weight, site)
+        factors = kernels.finish_gradient(own, total, len(rows), count, numbers, weight, site)
         to_input, to_residual = kernels.input_gradient(
-            arriving, rows, output, numbers[2:], input, residual is not None and ctx.needs_input_grad[3]
+            arriving, rows, output, factors, input, residual is not None and ctx.needs_input_grad[3]
         )
         if to_residual is not None:
             to_residual = to_residual.to(residual.dtype)  # pyright: ignore[reportOptionalMemberAccess]
-        return to_input, numbers[0], numbers[1], to_residual, None, None, None
+        return to_input, factors[0], factors[1], to_residual, None, None, None
 
 
 def _summed(kernels: ModuleType, parts: Tensor, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor | None]:

@@ -12,7 +12,6 @@ programs' sums are added in float64, always in the same order: the same bits in 
 # Triton comes with torch's CUDA builds only, and its decorator is opaque to the type checker.
 
 import torch
-import triton
 from torch import Tensor
 
 from detection3d.model import norm_programs
@@ -35,7 +34,7 @@ _input_gradient = Launcher(norm_programs.input_gradient_kernel)
 
 def programs_for(channels: int) -> int:
     """Return how many programs finish the sums of so many channels: what a `Site` for them is made for."""
-    return triton.cdiv(channels, _CHANNELS_AT_ONCE)
+    return -(-channels // _CHANNELS_AT_ONCE)
 
 
 def sums(values: Tensor, reference: Tensor) -> Tensor:
@@ -118,20 +117,20 @@ def normalize(values: Tensor, scale_shift: Tensor, residual: Tensor | None, relu
     return result
 
 
-def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, mean: Tensor) -> Tensor:
+def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, numbers: Tensor) -> Tensor:
     """Return sums of g and of `g (values - mean)` over parts of the rows, float32 [P, 2 C].
 
     Args:
         gradient: [N, C], of the result; g is the gradient where the output is above 0.
         values: [N, C], the input.
         output: [N, C], the result; None where no ReLU was.
-        mean: float32 [C].
+        numbers: float32 [4, C], as `finish` returns them.
     """
     rows, channels = values.shape
     programs, shape = _share(rows, channels)
     parts = _room_for(programs, values)
     _gradient_sums(
-        max(programs, 1), gradient, values, output, mean, parts, rows, gradient.stride(0), values.stride(0), channels,
+        max(programs, 1), gradient, values, output, numbers, parts, rows, gradient.stride(0), values.stride(0), channels,
         output is not None, *shape,
     )  # fmt: skip
     return parts
@@ -142,7 +141,7 @@ def finish_gradient(
     total: Tensor,
     rows: int,
     count: Tensor | None,
-    mean_inverse: Tensor,
+    numbers: Tensor,
     weight: Tensor,
     site: Site | None = None,
 ) -> Tensor:
@@ -153,14 +152,14 @@ def finish_gradient(
         total: of all ranks, as in `finish`.
         rows: N.
         count: as in `finish`.
-        mean_inverse: float32 [2, C], mean and 1 / deviation.
+        numbers: as in `gradient_sums`.
         weight: float32 [C].
         site: as in `finish`; `total` is without use then.
     """
     channels = len(weight)
     result = torch.empty((5, channels), dtype=torch.float32, device=weight.device)
     _finish_gradient(
-        programs_for(channels), own, len(own), total, len(total), rows, count, mean_inverse, weight, result, channels,
+        programs_for(channels), own, len(own), total, len(total), rows, count, numbers, weight, result, channels,
         *_meeting(count, site), _CHANNELS_AT_ONCE, _PARTS_AT_ONCE,
     )  # fmt: skip
     return result
@@ -175,7 +174,7 @@ def input_gradient(
         gradient: [N, C].
         values: [N, C].
         output: [N, C] or None.
-        factors: float32 [3, C]: a, b and c.
+        factors: float32 [5, C], as `finish_gradient` returns them.
         like: what the values are a view of.
         residual: whether there was one.
     """
@@ -206,10 +205,11 @@ def _meeting(count: Tensor | None, site: Site | None) -> tuple[Tensor | None, bo
 
 def _share(rows: int, channels: int) -> tuple[int, tuple[int, int, int]]:
     """Return how many programs have rows, and the rest of their launch: tiles of each, rows and columns of a tile."""
-    padded = triton.next_power_of_2(channels)
+    # Triton's own functions for this arithmetic take ten microseconds each.
+    padded = 1 << (channels - 1).bit_length()
     block = max(_TILE // padded, 1)
-    tiles = triton.cdiv(triton.cdiv(rows, block), _PROGRAMS)
-    return (triton.cdiv(rows, block * tiles) if rows else 0), (tiles, block, padded)
+    tiles = -(-rows // (block * _PROGRAMS))
+    return (-(-rows // (block * tiles)) if rows else 0), (tiles, block, padded)
 
 
 def _empty_like(values: Tensor) -> Tensor:

@@ -118,13 +118,13 @@ def normalize_kernel(
 
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def gradient_sums_kernel(
-    gradient, values, output, mean, parts, rows, gradient_stride, stride, channels,
+    gradient, values, output, numbers, parts, rows, gradient_stride, stride, channels,
     RELU: tl.constexpr, tiles, BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add up a share of the rows' gradients, and of their products with the rows."""
     column = tl.arange(0, CHANNELS)
     known = column < channels
-    middle = tl.load(mean + column, mask=known, other=0.0)[None, :]
+    middle = tl.load(numbers + 2 * channels + column, mask=known, other=0.0)[None, :]
     total = tl.zeros((BLOCK, CHANNELS), tl.float32)
     product = tl.zeros((BLOCK, CHANNELS), tl.float32)
     first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
@@ -147,7 +147,7 @@ def gradient_sums_kernel(
 
 @triton.jit(do_not_specialize=["rows", "own_programs", "programs"])
 def finish_gradient_kernel(
-    own, own_programs, total, programs, rows, count_at, mean_inverse, weight, result, channels, addresses,
+    own, own_programs, total, programs, rows, count_at, numbers, weight, result, channels, addresses,
     COUNTED: tl.constexpr, RANK: tl.constexpr, RANKS: tl.constexpr,
     COLUMNS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -167,8 +167,8 @@ def finish_gradient_kernel(
     if RANKS > 1:
         slope, product, count = over_ranks(own_slope, own_product, count, addresses, RANK, RANKS, COLUMNS)
     share = tl.where(count > 1, 1.0 / tl.maximum(count, 1.0), 0.0)  # running statistics do not depend on the input
-    mean = tl.load(mean_inverse + column, mask=known, other=0.0).to(tl.float64)
-    inverse = tl.load(mean_inverse + channels + column, mask=known, other=0.0).to(tl.float64)
+    mean = tl.load(numbers + 2 * channels + column, mask=known, other=0.0).to(tl.float64)
+    inverse = tl.load(numbers + 3 * channels + column, mask=known, other=0.0).to(tl.float64)
     slope = slope * share
     product = product * share
     a = tl.load(weight + column, mask=known, other=0.0).to(tl.float64) * inverse
@@ -190,9 +190,9 @@ def input_gradient_kernel(
     """Write a share of the rows' gradients."""
     column = tl.arange(0, CHANNELS)
     known = column < channels
-    a = tl.load(factors + column, mask=known, other=0.0)[None, :]
-    b = tl.load(factors + channels + column, mask=known, other=0.0)[None, :]
-    c = tl.load(factors + 2 * channels + column, mask=known, other=0.0)[None, :]
+    a = tl.load(factors + 2 * channels + column, mask=known, other=0.0)[None, :]
+    b = tl.load(factors + 3 * channels + column, mask=known, other=0.0)[None, :]
+    c = tl.load(factors + 4 * channels + column, mask=known, other=0.0)[None, :]
     first = tl.program_id(0).to(tl.int64) * BLOCK * tiles + tl.arange(0, BLOCK)
     for tile in range(tiles):
         row = first + tile * BLOCK

@@ -17,7 +17,7 @@ class Launcher:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         annotations = [parameter.annotation for parameter in inspect.signature(kernel.fn).parameters.values()]
-        self._kinds = [_exactly if "constexpr" in str(one) else _kind for one in annotations]
+        self._constant = ["constexpr" in str(annotation) for annotation in annotations]
         self._compiled: dict[tuple[object, ...], Any] = {}
 
     def __call__(self, programs: int, *arguments: Any) -> None:
@@ -30,22 +30,25 @@ class Launcher:
             self._launch(device, programs, arguments)
 
     def _launch(self, device: torch.device, programs: int, arguments: tuple[Any, ...]) -> None:
-        key = (device, *[kind(value) for kind, value in zip(self._kinds, arguments, strict=True)])
-        compiled = self._compiled.get(key)
+        key: list[object] = [device.index]
+        given: list[object] = []
+        for constant, value in zip(self._constant, arguments, strict=True):
+            if isinstance(value, Tensor):
+                address = value.data_ptr()
+                key.append((value.dtype, address % 16 == 0))
+                given.append(address)  # of a tensor, Triton would ask for it, and the driver whether it is the GPU's
+            else:
+                key.append((type(value), value) if constant else _kind(value))
+                given.append(value)
+        compiled = self._compiled.get(form := tuple(key))
         if compiled is None:  # and always in Triton's interpreter, which compiles nothing
-            self._compiled[key] = self._kernel[(programs,)](*arguments)
+            self._compiled[form] = self._kernel[(programs,)](*arguments)
         else:
-            compiled[programs, 1, 1](*arguments)
+            compiled[programs, 1, 1](*given)
 
 
-def _exactly(value: object) -> object:
-    return type(value), value
-
-
-def _kind(value: Any) -> object:
-    """Return the type, whether 16 divides an address or a number, whether a number is 1, and how long it is."""
-    if isinstance(value, Tensor):
-        return value.dtype, value.data_ptr() % 16 == 0
+def _kind(value: object) -> object:
+    """Return the type, whether a number is 1, whether 16 divides it, and how long it is."""
     if isinstance(value, int):
         length = 64 if value >= 2**63 else 63 if not -(2**31) <= value < 2**31 else 31
         return type(value), value == 1, value % 16 == 0, length

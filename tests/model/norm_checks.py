@@ -120,13 +120,13 @@ def check_shares(device: str) -> None:
             whole = total[None, :-1] if several else parts[0]
             numbers = norm_kernels.finish(whole, len(shares[0]), count, running[0], weight, bias, running, 0.1, 1e-3)
             slopes = [
-                norm_kernels.gradient_sums(slope, share, None, numbers[2])
+                norm_kernels.gradient_sums(slope, share, None, numbers)
                 for slope, share in zip(gradient.split([len(share) for share in shares]), shares, strict=True)
             ]
             added = [norm_kernels.added(slope, len(share)) for slope, share in zip(slopes, shares, strict=True)]
             back = torch.stack(added).sum(0)[None, :-1] if several else slopes[0]
             factors = [
-                norm_kernels.finish_gradient(slope, back, len(share), count, numbers[2:], weight)
+                norm_kernels.finish_gradient(slope, back, len(share), count, numbers, weight)
                 for slope, share in zip(slopes, shares, strict=True)
             ]
             found.append([numbers, *running, torch.stack([item[:2] for item in factors]).sum(0), factors[-1][2:]])

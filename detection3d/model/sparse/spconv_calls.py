@@ -58,13 +58,13 @@ class PlanTables:
 
 
 class _Room(ExternalAllocator):
-    """Gives spconv torch's memory, and keeps it by name until the call is over."""
+    """Gives spconv torch's memory, and keeps it until the call is over."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
         self.named: dict[str, Tensor] = {}
-        self._unnamed: dict[int, Tensor] = {}
+        self._unnamed: list[Tensor] = []
 
     def empty(
         self, name: str, shape: list[int], dtype: int, device: int, stream: int = 0, temporary: bool = False,
@@ -81,18 +81,16 @@ class _Room(ExternalAllocator):
         return self._keep(name, torch.zeros(shape, dtype=_TO_TORCH[dtype], device=self._device), shape, dtype)
 
     def free(self, values: Any) -> None:
-        """Give room without a name back; spconv calls it so."""
-        self._unnamed.pop(values.byte_pointer(), None)
+        """Leave room without a name until the call is over, which it nearly is; spconv calls it so."""
 
     free_noexcept = free
 
     def _keep(self, name: str, values: Tensor, shape: list[int], dtype: int) -> Any:
-        pointer = values.data_ptr()
         if name:
             self.named[name] = values
         else:
-            self._unnamed[pointer] = values
-        return tensorview.from_blob(pointer, shape, dtype, _DEVICE)
+            self._unnamed.append(values)
+        return tensorview.from_blob(values.data_ptr(), shape, dtype, _DEVICE)
 
 
 def forward(
