@@ -43,6 +43,7 @@ def test_the_reference_is_the_recipe_on_other_data(kind: str) -> None:
         "final_divisor",
         "tail",
         "ema_decay",
+        "sync_batch_norm",
         "map_every",
         "checkpoint_every",
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
+from detection3d.config import Config
 from detection3d.model.graphs import recording_stream
 from detection3d.model.norm import synchronize_norms
 from detection3d.multitask import Ranks
@@ -24,6 +25,7 @@ from detection3d.training.state import TrainState
 from detection3d.types.tensors import Targets
 
 BUCKET_MB = 25.0  # DistributedDataParallel's own default
+NOISY = 2  # samples whose batch statistics are told to be so
 
 
 def distribute(
@@ -76,6 +78,18 @@ def _stream_of_graphs(state: TrainState) -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     current.wait_stream(stream)
+
+
+def describe_ranks(config: Config, ranks: int) -> str:
+    """Return what a run says of its ranks and of whose samples batch normalisation knows; nothing where there is one."""
+    training = config.training
+    if ranks == 1:
+        return ""
+    if training.sync_batch_norm:
+        return f", {ranks} ranks with the batch statistics of all samples"
+    fewest = training.batch_size // training.accumulation // ranks
+    noisy = f" ({fewest}: noisy, training.sync_batch_norm=true takes all)" if fewest <= NOISY else ""
+    return f", {ranks} ranks with the batch statistics of their own samples{noisy}"
 
 
 def without_averaging(state: TrainState) -> AbstractContextManager[None]:

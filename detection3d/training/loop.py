@@ -12,7 +12,7 @@ from detection3d.errors import UserError
 from detection3d.training.batches import ALONE, Waiting, training_batches
 from detection3d.training.beginning import begin
 from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
-from detection3d.training.distributed import distribute
+from detection3d.training.distributed import describe_ranks, distribute
 from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
 from detection3d.training.periodic_evaluation import PeriodicEvaluation
 from detection3d.training.profiling import StepProfile
@@ -137,6 +137,7 @@ def _introduction(config: Config, store: Store, state: TrainState, checkpoint: P
         f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
         f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {state.device},"
         f" sparse backend {backend}{'; spconv is faster: pip install detection3d[gpu]' if slow else ''}"
+        f"{describe_ranks(config, state.ranks.size)}"
     )
     if objects is None:
         return line

@@ -19,7 +19,7 @@ from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 from detection3d.training import loss_pass, step
 from detection3d.training.batches import training_batches
-from detection3d.training.distributed import ObjectCount, distribute
+from detection3d.training.distributed import ObjectCount, describe_ranks, distribute
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
 from detection3d.training.team import Team
@@ -171,6 +171,28 @@ def test_without_synchronised_norms_each_rank_has_statistics_of_its_own(two_rank
     assert parted
     assert all("running_" in name for name in parted), "weights and moments stay equal"
     assert any("running_" not in name for name in differences(first, alone))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "settings", "said"),
+    [
+        (1, (), ""),
+        (4, (), ", 4 ranks with the batch statistics of all samples"),
+        (4, ("training.sync_batch_norm=false",), ", 4 ranks with the batch statistics of their own samples"),
+        (
+            5,
+            ("training.sync_batch_norm=false",),
+            ", 5 ranks with the batch statistics of their own samples (2: noisy, training.sync_batch_norm=true takes all)",
+        ),
+        (
+            2,
+            ("training.sync_batch_norm=false", "training.accumulation=3"),
+            ", 2 ranks with the batch statistics of their own samples (2: noisy, training.sync_batch_norm=true takes all)",
+        ),
+    ],
+)
+def test_a_run_says_whose_batch_statistics_it_takes(ranks: int, settings: tuple[str, ...], said: str) -> None:
+    assert describe_ranks(small_config("training.batch_size=13", *settings), ranks) == said
 
 
 @pytest.mark.parametrize("pillars", [False, True])
