@@ -130,8 +130,8 @@ def gradient_sums(gradient: Tensor, values: Tensor, output: Tensor | None, numbe
     programs, shape = _share(rows, channels)
     parts = _room_for(programs, values)
     _gradient_sums(
-        max(programs, 1), gradient, values, output, numbers, parts, rows, gradient.stride(0), values.stride(0), channels,
-        output is not None, *shape,
+        max(programs, 1), gradient, values, output, numbers, parts, rows, gradient.stride(0), values.stride(0),
+        channels, output is not None, *shape,
     )  # fmt: skip
     return parts
 

@@ -81,7 +81,7 @@ def _stream_of_graphs(state: TrainState) -> Iterator[None]:
 
 
 def describe_ranks(config: Config, ranks: int) -> str:
-    """Return what a run says of its ranks and of whose samples batch normalisation knows; nothing where there is one."""
+    """Return what a run says of its ranks, and of whose samples batch normalisation knows; of one rank nothing."""
     training = config.training
     if ranks == 1:
         return ""
