@@ -148,6 +148,7 @@ def test_an_unknown_key_names_the_nearest(override, line):
         ("classes.1.types.0=UNKNOWN", "classes: UNKNOWN marks padding and can't be a class"),
         ("model.point_range=[-16,-16,-2,16,16]", "model.point_range.5: missing; the list is too short"),
         ("model.point_range.0.x=1", "model.point_range.0: Input should be a valid number"),
+        ("training.sync_batch_norm=some", "training.sync_batch_norm: Input should be True, False or 'auto'"),
         ("training.accumulation=1000", "training: accumulation is 1000, more than the "),
         ("multitask.method=gradrop", "multitask.method: unknown kind 'gradrop'; known: 'sum', 'clipping', 'mgda'"),
         ("multitask.method={leak: 0.1}", "multitask.method.kind: missing; it has no default"),
@@ -291,6 +292,22 @@ def test_micro_batches_and_what_would_count_for_each_of_them():
     assert "accumulation 2 shares 5 samples out unequally" in refusal(*uneven, "training.cuda_graphs=true")
     assert small_config(*both, "training.cuda_graphs=true").training.accumulation == 2
     assert small_config(*uneven, "training.cuda_graphs=false").training.accumulation == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "accumulation", "ranks", "over_ranks"),
+    [
+        ("true", 1, 2, True),
+        ("false", 1, 16, False),
+        ("auto", 1, 4, False),  # four samples each
+        ("auto", 1, 5, True),  # one has three
+        ("auto", 2, 2, False),
+        ("auto", 3, 2, True),
+    ],
+)
+def test_whose_samples_batch_normalisation_knows(word, accumulation, ranks, over_ranks):
+    settings = ("training.batch_size=16", f"training.accumulation={accumulation}", f"training.sync_batch_norm={word}")
+    assert small_config(*settings).training.synchronizes_norms(ranks) == over_ranks
 
 
 def test_types_by_name_and_by_number():

@@ -91,7 +91,7 @@ class TimedTraining:
         self.state = build_state(self.config, device)
         self.state.fork.process_group = alone
         if team.size > 1 and alone is None:
-            distribute(self.state, sync_norms=self.config.training.sync_batch_norm)
+            distribute(self.state, sync_norms=self.config.training.synchronizes_norms(team.size))
         self.state.model.train()
         self._inputs = step_inputs(itertools.cycle(held), self.state.model, self.config, device, 0)
         self.stopwatch = Stopwatch(self.config.training.batch_size)

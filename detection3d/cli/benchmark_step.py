@@ -78,6 +78,7 @@ def _run_scaling(options: argparse.Namespace) -> int:
 
     from detection3d.benchmark.step import time_scaling
     from detection3d.errors import UserError
+    from detection3d.training.distributed import describe_norms
     from detection3d.training.team import joined_team
 
     config, launch, device = _chosen(options)
@@ -113,9 +114,8 @@ def _run_scaling(options: argparse.Namespace) -> int:
             f" {share / timing.median:.1f} frames/s a rank, {efficiency[sync]:.3f} of one alone"
         )
     cost = scaling.together["full"].speed(scaling.together["none"])
-    norms = "all ranks' statistics" if config.training.sync_batch_norm else "each rank's own statistics"
     print(
-        f"sync full has {cost:.3f} of the speed of none; batch normalisation with {norms}; peak memory"
+        f"sync full has {cost:.3f} of the speed of none; {describe_norms(config, team.size)}; peak memory"
         f" {scaling.memory:.1f} GB, of three trainings"
     )
     figures = {

@@ -1,7 +1,8 @@
 """Train a detector. Run the same command again to go on after an interruption.
 
 On several GPUs: torchrun --standalone --nproc-per-node 8 tools/train.py CONFIG ...
-The config's batch is that of all ranks together, and so is its learning rate: the steps are those of one process.
+The config's batch is that of all ranks together, and so is its learning rate; with training.sync_batch_norm=true the
+steps are those of one process.
 A cluster's SIGTERM, SIGUSR1 or SIGHUP saves and ends with status 75; `stopped` in the run's folder says so, too.
 """
 

@@ -16,6 +16,8 @@ from detection3d.config.multitask import MultitaskConfig
 from detection3d.config.section import NonNegative, NonNegativeInt, Positive, PositiveInt, Probability, Section
 from detection3d.types.scene import ObjectType
 
+FEW_SAMPLES = 4  # of a rank; with fewer, `sync_batch_norm: auto` takes the batch statistics of all ranks
+
 
 def _object_type(value: Any) -> Any:
     if isinstance(value, str) and value in ObjectType.__members__:
@@ -117,7 +119,9 @@ class TrainingConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0 switches the average off
     ema_warmup: bool = False  # a short memory at first, so that a short run's average forgets the first weights, too
     accumulation: PositiveInt = 1  # micro-batches that a batch is done in, one after the other, to save memory
-    sync_batch_norm: bool = True  # statistics of the whole batch; false: each rank's own, and no equality with one rank
+    # Batch statistics of all ranks' samples; false: of each rank's own, and no equality with one rank; auto: the
+    # former where a rank has fewer than four samples at once.
+    sync_batch_norm: Literal[True, False, "auto"] = True
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the dense part; the last two on CUDA only
     freeze: tuple[str, ...] = ()  # modules that stay as they are, such as backbone or neck
     cuda_graphs: bool = False  # replay the dense part's kernels, on CUDA; not with freeze or debug
@@ -132,6 +136,12 @@ class TrainingConfig(Section):
     evaluate_frames: NonNegativeInt = 0  # of data.validation, evenly spaced; 0 takes all
     # Of the means in metrics.json: the checkpoint in which it is highest is kept beside the last ones.
     best_metric: Literal["LEVEL_1/AP", "LEVEL_1/APH", "LEVEL_2/AP", "LEVEL_2/APH"] = "LEVEL_2/APH"
+
+    def synchronizes_norms(self, ranks: int) -> bool:
+        """Tell whether so many ranks take their batch statistics from the samples of all of them."""
+        if self.sync_batch_norm == "auto":
+            return self.batch_size // self.accumulation // ranks < FEW_SAMPLES
+        return self.sync_batch_norm
 
     @model_validator(mode="after")
     def _micro_batches_have_samples(self) -> "TrainingConfig":

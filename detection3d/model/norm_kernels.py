@@ -8,8 +8,6 @@ All kernels see [N, C] values whose rows lie `stride` apart. Sums are those of d
 keeps the digits where the mean is large beside the deviation; a program adds up a share of the rows in float32, the
 programs' sums are added in float64, always in the same order: the same bits in every run.
 """
-# pyright: reportMissingImports=false, reportIndexIssue=false
-# Triton comes with torch's CUDA builds only, and its decorator is opaque to the type checker.
 
 import torch
 from torch import Tensor
@@ -205,7 +203,7 @@ def _meeting(count: Tensor | None, site: Site | None) -> tuple[Tensor | None, bo
 
 def _share(rows: int, channels: int) -> tuple[int, tuple[int, int, int]]:
     """Return how many programs have rows, and the rest of their launch: tiles of each, rows and columns of a tile."""
-    # Triton's own functions for this arithmetic take ten microseconds each.
+    # Triton's own functions for this arithmetic take microseconds each, and a step has hundreds of them.
     padded = 1 << (channels - 1).bit_length()
     block = max(_TILE // padded, 1)
     tiles = -(-rows // (block * _PROGRAMS))

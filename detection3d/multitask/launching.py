@@ -35,8 +35,9 @@ class Launcher:
         for constant, value in zip(self._constant, arguments, strict=True):
             if isinstance(value, Tensor):
                 address = value.data_ptr()
-                key.append((value.dtype, address % 16 == 0))
-                given.append(address)  # of a tensor, Triton would ask for it, and the driver whether it is the GPU's
+                # Given a tensor, Triton would ask it for its address, and the driver whether that is the GPU's.
+                key.append((value.dtype, value.is_cuda, address % 16 == 0))
+                given.append(address)
             else:
                 key.append((type(value), value) if constant else _kind(value))
                 given.append(value)

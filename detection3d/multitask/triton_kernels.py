@@ -37,7 +37,7 @@ def draw(
     if index is not None:
         mode, places = _BY_INDEX, index.contiguous()
     a_sample = count if sample_index is None else count // shape[0]
-    _launch_draw(triton.cdiv(count, _BLOCK), result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
+    _launch_draw(-(-count // _BLOCK), result, step, places, words[0], words[1], count, a_sample, mode, _BLOCK)
     return result
 
 
@@ -54,7 +54,7 @@ def sign_coefficients(position_gradients: Tensor, uniform: Tensor, leak: float, 
     result = torch.empty_like(gradients)
     positions = uniform.numel()
     if positions:
-        programs = triton.cdiv(positions, _BLOCK)
+        programs = -(-positions // _BLOCK)
         _launch_sign(programs, result, gradients, uniform.contiguous(), positions, leak, len(gradients), purity, _BLOCK)
     return result
 

@@ -1,10 +1,10 @@
 """Training on several ranks, so that R ranks that share B samples do the steps of one rank with B samples.
 
-What makes them equal: batch normalisation and the fork take their statistics over all ranks; each rank's loss is the
-sum over its own samples, divided by the objects of all ranks and multiplied by the number of ranks; and
-DistributedDataParallel averages the gradients of these losses. So the gradients, their norm and the step are the same
-on every rank, and nothing else has to be exchanged. No mean over a rank's own samples is taken anywhere, so shares may
-be of different sizes.
+What makes them equal: batch normalisation (if the config says so) and the fork take their statistics over all ranks;
+each rank's loss is the sum over its own samples, divided by the objects of all ranks and multiplied by the number of
+ranks; and DistributedDataParallel averages the gradients of these losses. So the gradients, their norm and the step are
+the same on every rank, and nothing else has to be exchanged. No mean over a rank's own samples is taken anywhere but
+in batch normalisation that is so configured, so shares may be of different sizes.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,6 @@ from detection3d.training.state import TrainState
 from detection3d.types.tensors import Targets
 
 BUCKET_MB = 25.0  # DistributedDataParallel's own default
-NOISY = 2  # samples whose batch statistics are told to be so
 
 
 def distribute(
@@ -62,8 +61,8 @@ def distribute(
             bucket_cap_mb=bucket_mb,
             gradient_as_bucket_view=True,
         )
-    # Statistics are equal on all ranks by construction; a broadcast in every forward would only cost time. The argument
-    # of this name has another one from torch 2.13 on.
+    # Statistics over ranks are equal by construction, and those of a rank's own samples are meant to stay its own: a
+    # broadcast in every forward is of no use. The argument of this name has another one from torch 2.13 on.
     state.parallel.broadcast_buffers = False
 
 
@@ -80,16 +79,10 @@ def _stream_of_graphs(state: TrainState) -> Iterator[None]:
     current.wait_stream(stream)
 
 
-def describe_ranks(config: Config, ranks: int) -> str:
-    """Return what a run says of its ranks, and of whose samples batch normalisation knows; of one rank nothing."""
-    training = config.training
-    if ranks == 1:
-        return ""
-    if training.sync_batch_norm:
-        return f", {ranks} ranks with the batch statistics of all samples"
-    fewest = training.batch_size // training.accumulation // ranks
-    noisy = f" ({fewest}: noisy, training.sync_batch_norm=true takes all)" if fewest <= NOISY else ""
-    return f", {ranks} ranks with the batch statistics of their own samples{noisy}"
+def describe_norms(config: Config, ranks: int) -> str:
+    """Say of whose samples batch normalisation takes the statistics."""
+    whose = "all ranks' samples" if config.training.synchronizes_norms(ranks) else "each rank's own samples"
+    return f"batch statistics of {whose}"
 
 
 def without_averaging(state: TrainState) -> AbstractContextManager[None]:

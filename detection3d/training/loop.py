@@ -12,7 +12,7 @@ from detection3d.errors import UserError
 from detection3d.training.batches import ALONE, Waiting, training_batches
 from detection3d.training.beginning import begin
 from detection3d.training.checkpoint import checkpoint_path, save_checkpoint
-from detection3d.training.distributed import describe_ranks, distribute
+from detection3d.training.distributed import describe_norms, distribute
 from detection3d.training.non_finite import SkippedSteps, describe_skipped, refuse_non_finite_state
 from detection3d.training.periodic_evaluation import PeriodicEvaluation
 from detection3d.training.profiling import StepProfile
@@ -73,7 +73,7 @@ def _train(
     with ExitStack() as stack:
         beginning = begin(state, config, folder, start, team, stack)
         if team.size > 1:
-            distribute(state, sync_norms=config.training.sync_batch_norm)
+            distribute(state, sync_norms=config.training.synchronizes_norms(team.size))
         if team.first:
             add_provenance(folder, config, state.device, state.step, team.size, beginning.changes)
         recorder = stack.enter_context(_recorder(config, folder, state) if team.first else Silence())
@@ -131,13 +131,13 @@ def _introduction(config: Config, store: Store, state: TrainState, checkpoint: P
     weights = sum(weight.numel() for weight in state.model.parameters())
     start = "from the start" if checkpoint is None else f"on from step {state.step} ({checkpoint})"
     objects = ObjectSampler.of(config)
-    backend = state.model.backbone.backend
+    backend, ranks = state.model.backbone.backend, state.ranks.size
     slow = state.device.type == "cuda" and backend == "torch" and config.model.backbone.backend == "auto"
     line = (
         f"training {start}: {len(store)} frames, {config.training.steps} steps of {config.training.batch_size},"
         f" {weights / 1e6:.2f} M weights, method {config.multitask.method.kind}, {state.device},"
         f" sparse backend {backend}{'; spconv is faster: pip install detection3d[gpu]' if slow else ''}"
-        f"{describe_ranks(config, state.ranks.size)}"
+        f"{f', {ranks} ranks with {describe_norms(config, ranks)}' if ranks > 1 else ''}"
     )
     if objects is None:
         return line

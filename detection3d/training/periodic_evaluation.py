@@ -96,7 +96,7 @@ class PeriodicEvaluation:
         store, frames, team = self._evaluated.store, self._evaluated.frames, self._team
         start, stop = (len(frames) * share // team.size for share in (team.rank, team.rank + 1))
         batch_size = max(1, self._config.training.batch_size // team.size)
-        apart = team.size > 1 and not self._config.training.sync_batch_norm
+        apart = team.size > 1 and not self._config.training.synchronizes_norms(team.size)
         with evaluating(state) as detector, _statistics_of_the_first(detector) if apart else nullcontext():
             own = list(
                 detect_store(

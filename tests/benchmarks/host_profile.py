@@ -93,7 +93,10 @@ def _measure(training: TimedTraining, team: Team, steps: int) -> None:
 
 
 def _occupied(found: profile, steps: int) -> str:
-    """Say how long the GPU is at work in a step, and how long with what waits for other ranks."""
+    """Say how long the GPU is at work in a step, and how long with what may wait for other ranks.
+
+    The kernels that finish a normalisation do so where it is over ranks.
+    """
     kernels = [event for event in found.events() or () if event.device_type == DeviceType.CUDA]
     kernels = [event for event in kernels if not event.is_user_annotation]
     busy = end = 0.0

@@ -95,6 +95,7 @@ def test_ranks_that_were_told_to_stop_are_not_started_again(
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "training on from" not in output
+    assert "2 ranks with batch statistics of all ranks' samples" in output
     assert "stopped at step" in errors
     assert (run / "stopped").exists()
     assert_goes_on(script, command, run, two_ranks_straight)

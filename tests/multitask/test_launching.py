@@ -52,6 +52,30 @@ def test_a_form_is_compiled_once_and_launched_again() -> None:
     assert arguments == (second.data_ptr(), None, 19, 8)
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = property(lambda self: True)
+    device = property(lambda self: torch.device("cuda", int(self[0])))
+
+
+def test_a_tensor_of_the_host_never_gets_a_form_for_the_gpu_s() -> None:
+    kernel = Recorder()
+    launch = Launcher(kernel)
+    launch(1, torch.zeros(4), torch.zeros(4).as_subclass(OnGpu), 17, 8)
+    launch(1, torch.zeros(4), torch.zeros(4), 17, 8)
+    assert kernel.compiled == 2, "Triton is asked, which refuses it"
+
+
+def test_each_gpu_has_forms_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Recorder()
+    launch = Launcher(kernel)
+    for index in (0, 1, 0, 1):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda index=index: index)
+        launch(1, torch.full((4,), float(index)).as_subclass(OnGpu), None, 17, 8)
+    assert kernel.compiled == 2
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -19,7 +19,7 @@ from detection3d.multitask import Ranks
 from detection3d.multitask.ranks import current_ranks
 from detection3d.training import loss_pass, step
 from detection3d.training.batches import training_batches
-from detection3d.training.distributed import ObjectCount, describe_ranks, distribute
+from detection3d.training.distributed import ObjectCount, distribute
 from detection3d.training.state import TrainState, build_state
 from detection3d.training.step import train_step
 from detection3d.training.team import Team
@@ -91,7 +91,7 @@ def train_on(rank: int | None, batches: Iterable[Batch], store: Path, overrides:
         state.average.double()
     state.model.voxelizer.register_forward_hook(lambda *call: call[-1].with_features(call[-1].features.double()))
     if rank is not None:
-        distribute(state, BUCKET_MB, sync_norms=config.training.sync_batch_norm)
+        distribute(state, BUCKET_MB, sync_norms=config.training.synchronizes_norms(dist.get_world_size()))
     norms, losses, telemetry = [], [], []
     for batch in batches:
         in_double = mock.patch.object(loss_pass, "compute_losses", losses_in_double)
@@ -171,23 +171,6 @@ def test_without_synchronised_norms_each_rank_has_statistics_of_its_own(two_rank
     assert parted
     assert all("running_" in name for name in parted), "weights and moments stay equal"
     assert any("running_" not in name for name in differences(first, alone))
-
-
-@pytest.mark.parametrize(
-    ("ranks", "settings", "said"),
-    [
-        (1, (), ""),
-        (4, (), ", 4 ranks with the batch statistics of all samples"),
-        (4, ("training.sync_batch_norm=false",), ", 4 ranks with the batch statistics of their own samples"),
-        (5, ("training.sync_batch_norm=false",), "of their own samples (2: noisy, training.sync_batch_norm=true"),
-        (2, ("training.sync_batch_norm=false", "training.accumulation=3"), "(2: noisy"),
-    ],
-)
-def test_a_run_says_whose_batch_statistics_it_takes(ranks: int, settings: tuple[str, ...], said: str) -> None:
-    found = describe_ranks(small_config("training.batch_size=13", *settings), ranks)
-    assert said in found
-    assert ("noisy" in said) == ("noisy" in found)
-    assert bool(said) == bool(found)
 
 
 @pytest.mark.parametrize("pillars", [False, True])

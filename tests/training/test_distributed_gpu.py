@@ -55,7 +55,7 @@ def trained(rank: int | None, store: Path, overrides: tuple[str, ...]) -> dict[s
     config = small_config(*SETTINGS, *overrides, data=store)
     state = build_state(config, device)
     if rank is not None:
-        distribute(state, sync_norms=config.training.sync_batch_norm)
+        distribute(state, sync_norms=config.training.synchronizes_norms(team.size))
     batches = training_batches(Store.open(store), config, team=team)
     losses, norms = [], []
     for given in step_inputs(batches, state.model, config, device, 0):
